@@ -1,0 +1,90 @@
+"""Files that are whole or absent: atomic writes, hashes, append-only JSON lines."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_CHUNK = 1 << 20
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a restart, sees the old content or the new, never a part.
+
+    Raises:
+        OSError: the disk is full, or the directory is missing or not writable; the old content
+            is still there.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.rename(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_of(document: Any) -> str:
+    """`sha256:…` of a JSON document, whatever the order of its keys."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file; a torn last line, as a kill leaves it, is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            try:
+                item = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(item, dict):
+                yield item
+
+
+def append_json_line(path: Path, document: dict[str, Any]) -> None:
+    """Append one object as a line; after a torn last line it begins a new one."""
+    line = json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
+    with path.open("ab+") as stream:
+        if stream.tell() and not _ends_with_newline(stream):
+            line = "\n" + line
+        stream.write(line.encode())
+
+
+def _ends_with_newline(stream: Any) -> bool:
+    stream.seek(-1, os.SEEK_END)
+    return bool(stream.read(1) == b"\n")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that the disk, or a quota, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

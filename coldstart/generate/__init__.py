@@ -1,0 +1,13 @@
+"""Files that are made from the models, so that each fact has one source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from coldstart.generate.reference import metrics_page, run_page
+
+FILES: Mapping[str, Callable[[], str]] = {
+    "docs/reference/run.md": run_page,
+    "docs/reference/metrics.md": metrics_page,
+}
+"""Each generated file, relative to the repository, and what makes its text."""

@@ -1,0 +1,150 @@
+"""What a user asks for: the `ReasoningRun`, its spec as a whole, and what follows from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from coldstart.schema import Contract, Name, RunName
+from coldstart.spec import (
+    GRPO,
+    SFT,
+    Conversation,
+    Evaluation,
+    From,
+    Model,
+    Stage,
+    StageSpec,
+    Storage,
+)
+from coldstart.status import RunStatus
+
+
+class Retry(Contract):
+    """How often a failed stage is tried again, from its last valid checkpoint."""
+
+    limit: Annotated[int, Field(ge=0, le=100)] = 3
+    """Attempts of a stage that may follow a retryable failure."""
+    backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 10
+    """Wait before the first retry; doubles with each."""
+    max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
+    """The longest wait."""
+
+
+class RunSpec(Contract):
+    """What to train, on what, and what to measure."""
+
+    preset: Literal["paper-7b", "paper-3b"] | None = None
+    """Values of a published recipe for the sections that this file has; what the file says wins."""
+    model: Model
+    """The base model."""
+    storage: Storage = Storage()
+    """Where results are kept on a cluster."""
+    conversation: Conversation = Conversation()
+    """One prompt, pixel and length spec for every stage."""
+    sft: SFT | None = None
+    """The cold start; absent: none."""
+    grpo: GRPO | None = None
+    """Reinforcement learning; absent: none."""
+    evaluation: Evaluation | None = None
+    """Scoring; absent: none."""
+    suspend: bool = False
+    """Stop the running stage after it has saved, and start no other, until this is false."""
+    retry: Retry = Retry()
+    """How failed stages are tried again."""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if not self.stages:
+            raise ValueError("has no stage: add sft, grpo or evaluation")
+        if self.grpo and self.grpo.from_ and self.sft:
+            raise ValueError("grpo.from names another run's stage, but this run has its own sft")
+        missing = [
+            name
+            for name in (self.evaluation.checkpoints if self.evaluation else ())
+            if name not in self.checkpoint_names
+        ]
+        if missing:
+            raise ValueError(
+                f"evaluation.checkpoints names {missing[0]}, but this run has no such stage"
+            )
+        return self
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that this run has, in order."""
+        return tuple(stage for stage in Stage if getattr(self, stage.value) is not None)
+
+    def stage(self, stage: Stage) -> StageSpec:
+        """The section of a stage.
+
+        Raises:
+            KeyError: this run does not have the stage.
+        """
+        section = getattr(self, stage.value)
+        if section is None:
+            raise KeyError(stage)
+        assert isinstance(section, StageSpec)
+        return section
+
+    @property
+    def borrowed(self) -> dict[str, From]:
+        """The checkpoints that come from another run, by the name they have in this one."""
+        sources = [section.from_ for section in (self.grpo, self.evaluation) if section]
+        found = {source.stage: source for source in sources if source}
+        return {name: source for name, source in found.items() if getattr(self, name) is None}
+
+    def sources(self, stage: Stage) -> tuple[From, ...]:
+        """The stages of other runs that a stage of this one needs."""
+        if stage is Stage.GRPO and self.grpo and self.grpo.from_:
+            return (self.grpo.from_,)
+        if stage is not Stage.EVALUATION:
+            return ()
+        return tuple(self.borrowed[name] for name in self.evaluated if name in self.borrowed)
+
+    @property
+    def checkpoint_names(self) -> tuple[str, ...]:
+        """Every checkpoint that this run can evaluate: the base model and its training stages."""
+        own = {stage.value for stage in self.stages} | set(self.borrowed)
+        return ("base", *(name for name in ("sft", "grpo") if name in own))
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The checkpoints that the evaluation scores."""
+        assert self.evaluation is not None
+        return self.evaluation.checkpoints or self.checkpoint_names
+
+
+class Metadata(Contract):
+    """Name and bookkeeping, as Kubernetes has them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: RunName
+    """The run's name."""
+    namespace: Name | None = None
+    """The namespace, on a cluster."""
+    uid: Name | None = None
+    """What tells a run from an earlier one of the same name."""
+    generation: Annotated[int, Field(ge=0)] = 1
+    """Counts the changes of the spec."""
+    labels: dict[str, str] = {}
+    """Labels, as on any object."""
+    annotations: dict[str, str] = {}
+    """Annotations, as on any object."""
+
+
+class ReasoningRun(Contract):
+    """One run of the recipe: what is asked for, and how far it is."""
+
+    api_version: Literal["coldstart.dev/v1alpha1"]
+    """The version of this document."""
+    kind: Literal["ReasoningRun"]
+    """The kind of this document."""
+    metadata: Metadata
+    """Name and bookkeeping."""
+    spec: RunSpec
+    """What to do."""
+    status: RunStatus | None = None
+    """How far it is; written by the operator or by `coldstart run`, never by hand."""

@@ -1,0 +1,175 @@
+"""A checkpoint is whole or it is none: every way to damage one is seen, and named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from builders import NOW, make_run
+
+from coldstart.checkpoint import (
+    CheckpointError,
+    check_lineage,
+    conversation_fingerprint,
+    file_entries,
+    manifest_digest,
+    order_hash,
+    read_manifest,
+    resumable,
+    verify,
+    write_manifest,
+)
+from coldstart.files import append_json_line, json_lines, write_atomic
+from coldstart.order import build_order
+from coldstart.spec import Stage
+from coldstart.stage import CheckpointManifest, Fingerprints
+from coldstart.status import ErrorCode
+
+ZERO = "sha256:" + "0" * 64
+
+
+def make_checkpoint(directory: Path, run=None, *, step=1, **changes) -> str:
+    run = run or make_run()
+    directory.mkdir(parents=True)
+    (directory / "model.safetensors").write_bytes(b"weights")
+    (directory / "nested").mkdir()
+    (directory / "nested" / "state.bin").write_bytes(b"state")
+    order = build_order(run, Stage.SFT, 1, {}, storage="/runs", workdir="/work")
+    manifest = CheckpointManifest(
+        run=order.run,
+        stage=Stage.SFT,
+        attempt=1,
+        step=step,
+        final=False,
+        files=file_entries(directory),
+        fingerprints=Fingerprints(
+            base_model=ZERO,
+            tokenizer=ZERO,
+            processor=ZERO,
+            conversation=conversation_fingerprint(run.spec.conversation),
+        ),
+        seed=1,
+        order=order.document(),
+        order_hash=order_hash(order),
+        created_at=NOW,
+    )
+    return write_manifest(directory, manifest.model_copy(update=changes))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+
+
+def edit_manifest(directory: Path) -> None:
+    document = json.loads((directory / "coldstart.json").read_text())
+    document["metrics"] = {"probe_accuracy": 1.0}
+    (directory / "coldstart.json").write_text(json.dumps(document))
+
+
+def link_out(directory: Path) -> None:
+    outside = directory.parent / "outside"
+    outside.write_bytes(b"weights")
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").symlink_to(outside)
+
+
+def test_a_whole_checkpoint_verifies_and_has_a_stable_digest(tmp_path):
+    digest = make_checkpoint(tmp_path / "c")
+    manifest = verify(tmp_path / "c", digest)
+    assert [f.path for f in manifest.files] == ["model.safetensors", "nested/state.bin"]
+    assert manifest_digest(tmp_path / "c") == digest
+    (tmp_path / "c" / "PINNED").touch()
+    verify(tmp_path / "c", digest)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "coldstart.json").unlink(), "holds no coldstart.json"),
+        (lambda d: (d / "coldstart.json").write_text("{"), "is not JSON"),
+        (lambda d: (d / "coldstart.json").write_text("{}"), "is required"),
+        (lambda d: (d / "coldstart.json").write_bytes(b"\xff"), "is not JSON"),
+        (edit_manifest, "is not the manifest that was reported"),
+        (lambda d: (d / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"wei"), "has 3 bytes"),
+        (lambda d: flip(d / "nested" / "state.bin"), "SHA-256 differs"),
+        (lambda d: (d / "extra.bin").touch(), "extra.bin is not in the manifest"),
+        (link_out, "model.safetensors is missing"),
+    ],
+)
+def test_every_damage_is_seen_and_named(tmp_path, damage, message):
+    digest = make_checkpoint(tmp_path / "c")
+    damage(tmp_path / "c")
+    with pytest.raises(CheckpointError, match=message) as error:
+        verify(tmp_path / "c", digest)
+    assert error.value.code in (ErrorCode.CHECKPOINT_INVALID, ErrorCode.CHECKPOINT_MISMATCH)
+
+
+@pytest.mark.parametrize(
+    ("spec", "base", "message"),
+    [
+        ({}, ZERO, None),
+        ({}, None, None),
+        ({"model": {"name": "other"}}, None, r"spec\.model: .*'m'.*'other'"),
+        ({}, "sha256:" + "1" * 64, r"spec\.model"),
+        ({"conversation": {"maxPixels": 300000}}, None, r"spec\.conversation: .*maxPixels"),
+    ],
+)
+def test_a_checkpoint_of_another_base_model_or_conversation_is_refused(
+    tmp_path, spec, base, message
+):
+    make_checkpoint(tmp_path / "c")
+    manifest, wanted = read_manifest(tmp_path / "c"), make_run(**spec).spec
+    if message is None:
+        check_lineage(manifest, wanted, base)
+        return
+    with pytest.raises(CheckpointError, match=message) as error:
+        check_lineage(manifest, wanted, base)
+    assert error.value.code is ErrorCode.CHECKPOINT_MISMATCH
+
+
+def test_only_whole_checkpoints_of_the_same_recipe_are_resumed_newest_first(tmp_path):
+    run = make_run()
+    order = build_order(run, Stage.SFT, 2, {}, storage="/runs", workdir="/work")
+    for step in (2, 10, 9):
+        make_checkpoint(tmp_path / f"checkpoint-{step}", step=step)
+    make_checkpoint(tmp_path / "checkpoint-11", step=11, order_hash=ZERO)
+    (tmp_path / "checkpoint-12").mkdir()
+    found = [path.name for path in resumable(tmp_path, order)]
+    assert found == ["checkpoint-10", "checkpoint-9", "checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("section", "same"),
+    [
+        ({"saveSteps": 3, "gate": {"maxLoss": 9}, "probe": {"size": 3}}, True),
+        ({"timeoutSeconds": 3, "keepCheckpoints": 9}, True),
+        ({"learningRate": 0.1}, False),
+        ({"seed": 7}, False),
+    ],
+)
+def test_the_order_hash_sees_what_decides_the_weights_and_nothing_else(section, same):
+    def hashed(**section):
+        run = make_run(sft={"dataset": {"name": "d.jsonl"}} | section)
+        return order_hash(build_order(run, Stage.SFT, 1, {}, storage="/r", workdir="/w"))
+
+    assert (hashed() == hashed(**section)) is same
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "f"
+    write_atomic(path, b"old")
+    path.with_name("f.partial").mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_json_lines_pass_over_a_torn_line_and_appending_goes_on_after_it(tmp_path):
+    path = tmp_path / "f.jsonl"
+    append_json_line(path, {"a": 1})
+    with path.open("ab") as stream:
+        stream.write(b'{"a": 2, "b')
+    append_json_line(path, {"a": 3})
+    assert [item["a"] for item in json_lines(path)] == [1, 3]
