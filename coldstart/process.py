@@ -1,0 +1,199 @@
+"""One attempt of a stage as a process on this machine: started, watched, stopped, found again.
+
+An attempt has a directory with its order, its log, its result, and the process group that
+carries it out. Every worker holds a shared lock on the stage's `alive.lock`, so an attempt whose
+`coldstart run` was killed is known to be alive without trusting process numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from coldstart.files import write_atomic
+from coldstart.layout import StageLayout
+from coldstart.plan import Child, ChildState
+from coldstart.spec import Stage
+from coldstart.stage import ORDER_ENV, RESULT_ENV, StageOrder, StageResult
+from coldstart.status import ErrorCode
+
+GRACE_SECONDS = 120.0
+"""How long a stopped attempt may take to save before it is killed."""
+
+LOG_TAIL = 20
+"""Lines of the log that are shown when an attempt fails."""
+
+
+@dataclass
+class Attempt:
+    """A process that carries out one order; only the `coldstart run` that started it has it."""
+
+    order: StageOrder
+    directory: Path
+    process: subprocess.Popen[bytes]
+    stopping_since: float | None = None
+
+    def child(self) -> Child:
+        """What the planner needs to know of it."""
+        code = self.process.poll()
+        if code is None:
+            state = ChildState.STOPPING if self.stopping_since else ChildState.RUNNING
+            return Child(self.order.stage, self.order.attempt, state)
+        return _ended(self.order.stage, self.order.attempt, self.directory, code)
+
+    def stop(self) -> None:
+        """Ask it to save and end; it is killed when the grace period is over (`enforce`)."""
+        if self.stopping_since is None:
+            self.stopping_since = time.monotonic()
+            _signal(self.process.pid, signal.SIGTERM)
+
+    def enforce(self) -> None:
+        """Kill what was told to stop and has used up its grace period."""
+        if self.stopping_since and time.monotonic() - self.stopping_since > GRACE_SECONDS:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once."""
+        _signal(self.process.pid, signal.SIGKILL)
+
+
+def start(order: StageOrder, layout: StageLayout, command: list[str]) -> Attempt:
+    """Start a command with an order, its output in the attempt's log.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    directory = layout.attempt(order.attempt)
+    directory.mkdir(parents=True, exist_ok=True)
+    result, document = directory / "result.json", order.model_dump_json(exclude_none=True)
+    write_atomic(directory / "order.json", document.encode())
+    environment = os.environ | {
+        ORDER_ENV: document,
+        RESULT_ENV: str(result.absolute()),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # torchrun kills what has not ended so long after it was told to; its default is 30 s.
+        "PET_SHUTDOWN_TIMEOUT": str(int(GRACE_SECONDS)),
+    }
+    # As torchrun does for several processes: beside others, more threads each are slower.
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    with (directory / "log.txt").open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            env=environment,
+            cwd=order.workdir,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    write_atomic(directory / "process.json", json.dumps({"group": process.pid}).encode())
+    return Attempt(order, directory, process)
+
+
+def torchrun(order: StageOrder) -> list[str]:
+    """The command of a stage: the same on a cluster, where PyTorchJob sets `PET_*` instead."""
+    processes = order.spec.stage(order.stage).resources.processes_per_node
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, f"--nproc-per-node={processes}", "-m", "coldstart_trainer"]
+
+
+def earlier(layout: StageLayout, stage: Stage, skip: int | None) -> Iterator[Child]:
+    """The attempts that an earlier `coldstart run` left, as children.
+
+    One that was told to stop, or ended without a result, was interrupted together with its
+    `coldstart run`: it counts as preempted, not as failed.
+    """
+    for directory in layout.root.glob("attempt-*"):
+        number = directory.name.removeprefix("attempt-")
+        if not number.isdecimal() or int(number) == skip or not (directory / "order.json").exists():
+            continue
+        yield _ended(stage, int(number), directory, None)
+
+
+def end_orphans(layout: StageLayout) -> bool:
+    """Stop what still works in a stage's directory though its `coldstart run` is gone.
+
+    Returns:
+        Whether there was any.
+
+    Raises:
+        TimeoutError: it could not be ended, or holds the lock from another machine.
+    """
+    if not layout.alive.exists() or _unlocked(layout.alive):
+        return False
+    groups = [
+        group for path in layout.root.glob("attempt-*/process.json") if (group := _group(path))
+    ]
+    for signal_, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 10.0)):
+        for group in groups:
+            _signal(group, signal_)
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            if _unlocked(layout.alive):
+                return True
+            time.sleep(0.1)
+    raise TimeoutError(f"{layout.root}: another process works here (it holds {layout.alive.name})")
+
+
+def log_tail(directory: Path, lines: int = LOG_TAIL) -> str:
+    """The last lines of an attempt's log."""
+    path = directory / "log.txt"
+    if not path.exists():
+        return ""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - 200 * lines))
+        return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
+
+
+def _ended(stage: Stage, number: int, directory: Path, code: int | None) -> Child:
+    result = _result(directory / "result.json")
+    if result is not None and result.error is None:
+        return Child(stage, number, ChildState.SUCCEEDED, result, code)
+    stopped = result is None or (result.error and result.error.code is ErrorCode.TERMINATED)
+    if stopped and code is None:
+        return Child(stage, number, ChildState.PREEMPTED, result, message="was interrupted")
+    if code is not None and code < 0:
+        code = 128 - code
+    return Child(stage, number, ChildState.FAILED, result, code)
+
+
+def _result(path: Path) -> StageResult | None:
+    try:
+        result = StageResult.parse(json.loads(path.read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        return None
+    assert isinstance(result, StageResult)
+    return result
+
+
+def _group(path: Path) -> int | None:
+    try:
+        return int(json.loads(path.read_bytes())["group"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _unlocked(path: Path) -> bool:
+    with path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,177 @@
+"""What a run's directory remembers of it, and how a changed run.yaml may go on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from coldstart.files import write_atomic
+from coldstart.layout import RunLayout
+from coldstart.plan import reopened
+from coldstart.run import ReasoningRun
+from coldstart.schema import problems
+from coldstart.spec import Stage
+from coldstart.status import RunStatus, StageState
+
+
+class LocalRunError(ValueError):
+    """A run that cannot be started or continued here, and what to do about it."""
+
+
+def read(layout: RunLayout) -> ReasoningRun | None:
+    """The run recorded in a directory, if there is one.
+
+    Raises:
+        LocalRunError: its status file is damaged.
+    """
+    try:
+        document = json.loads(layout.status.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise LocalRunError(f"{layout.status}: is not JSON ({error}); move it away") from error
+    try:
+        run = ReasoningRun.parse(document)
+    except ValidationError as error:
+        raise LocalRunError(problems(error, f"{layout.status}: ")[0]) from error
+    assert isinstance(run, ReasoningRun)
+    return run
+
+
+def save(run: ReasoningRun, layout: RunLayout) -> None:
+    """Write the run with its status, whole or not at all."""
+    write_atomic(layout.status, json.dumps(run.document(), indent=1, ensure_ascii=False).encode())
+
+
+@contextlib.contextmanager
+def locked(layout: RunLayout) -> Iterator[None]:
+    """Work on a run's directory alone.
+
+    Raises:
+        LocalRunError: another `coldstart run` works there, or the directory is not writable.
+    """
+    try:
+        layout.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise LocalRunError(
+            f"{layout.root}: cannot be written ({error.strerror}); choose another --dir"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 20).decode(errors="replace").strip()
+            raise LocalRunError(
+                f"{layout.root}: another coldstart run works here (process {holder or '?'})"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def prepared(wanted: ReasoningRun, layout: RunLayout, fresh: Stage | bool) -> ReasoningRun:
+    """The run to go on with: the recorded one where there is one, under the wanted spec.
+
+    A run that failed goes on from its last checkpoint. With `fresh`, the stage and those behind
+    it (or the whole run) begin again; what they had is moved into `old-<n>`.
+
+    Raises:
+        LocalRunError: a stage that has begun is asked for differently; the message names the
+            fields.
+    """
+    recorded = read(layout)
+    if recorded is None or fresh is True:
+        _move_aside(layout, [path.name for path in _contents(layout)])
+        metadata = wanted.metadata.model_copy(update={"uid": str(uuid.uuid4()), "generation": 1})
+        return wanted.model_copy(update={"metadata": metadata, "status": None})
+    status = recorded.status or RunStatus()
+    first = fresh if isinstance(fresh, Stage) else None
+    if first:
+        later = list(Stage)[list(Stage).index(first) :]
+        _move_aside(layout, [s.value for s in later if (layout.root / s.value).exists()])
+        status = reopened(status, first)
+    elif status.holds("Failed"):
+        status = reopened(status)
+    changed = recorded.spec != wanted.spec
+    if changed:
+        status = _reconciled(recorded, wanted, status)
+    generation = recorded.metadata.generation + changed
+    metadata = wanted.metadata.model_copy(
+        update={"uid": recorded.metadata.uid, "generation": generation}
+    )
+    return wanted.model_copy(update={"metadata": metadata, "status": status})
+
+
+def _reconciled(recorded: ReasoningRun, wanted: ReasoningRun, status: RunStatus) -> RunStatus:
+    """The status under a changed spec, if the change leaves what has begun as it was.
+
+    Raises:
+        LocalRunError: it does not.
+    """
+    begun = [Stage(entry.name) for entry in status.stages if _has_begun(entry.state)]
+    differences = list(_differences(recorded, wanted, begun))
+    if differences:
+        raise LocalRunError(
+            f"run {wanted.metadata.name!r} has begun with another spec: {'; '.join(differences)}. "
+            "Undo the change, choose another metadata.name, or begin again with --fresh"
+        )
+    evaluation = (recorded.spec.evaluation, wanted.spec.evaluation)
+    same_stages = recorded.spec.checkpoint_names == wanted.spec.checkpoint_names
+    if evaluation[1] and (evaluation[0] != evaluation[1] or not same_stages):
+        status = reopened(status, Stage.EVALUATION)
+    return reopened(status) if status.finished else status
+
+
+def _has_begun(state: StageState) -> bool:
+    return state not in (StageState.WAITING, StageState.FAILED)
+
+
+def _differences(recorded: ReasoningRun, wanted: ReasoningRun, begun: list[Stage]) -> Iterator[str]:
+    pairs = []
+    if begun:
+        pairs += [
+            ("spec.model", recorded.spec.model.document(), wanted.spec.model.document()),
+            (
+                "spec.conversation",
+                recorded.spec.conversation.document(),
+                wanted.spec.conversation.document(),
+            ),
+        ]
+    for stage in begun:
+        if stage is Stage.EVALUATION:
+            continue
+        new = wanted.spec.stage(stage).recipe() if stage in wanted.spec.stages else {}
+        pairs.append((f"spec.{stage.value}", recorded.spec.stage(stage).recipe(), new))
+    for path, old, new in pairs:
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                yield f"{path}.{key} was {old.get(key)!r:.60}, is {new.get(key)!r:.60}"
+
+
+def _contents(layout: RunLayout) -> list[Path]:
+    if not layout.root.exists():
+        return []
+    return [p for p in layout.root.iterdir() if p != layout.lock and not p.name.startswith("old-")]
+
+
+def _move_aside(layout: RunLayout, names: list[str]) -> None:
+    """Move what a fresh start would write over into the first free `old-<n>`."""
+    if not names:
+        return
+    number = 1
+    while (layout.root / f"old-{number}").exists():
+        number += 1
+    old = layout.root / f"old-{number}"
+    old.mkdir()
+    for name in names:
+        (layout.root / name).rename(old / name)
