@@ -1,0 +1,87 @@
+"""The one grader: the `accuracy` reward of the GRPO stage and the judge of every evaluation.
+
+It compares a stated answer with a gold answer; it judges no reasoning and asks no model. The rules
+are those of the recipe (docs: "Grader semantics"), wider ones only where the data declare them. The
+exact rules need the standard library alone. Computer algebra (math-verify) is an optional package,
+loaded in worker processes, for the expressions that the exact rules leave open.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from coldstart.grading.case import Case, CaseLike, Grade, Outcome, case
+from coldstart.grading.extract import Extraction, extract
+from coldstart.grading.match import AnswerType, Gold, UnreadableGold
+from coldstart.grading.pool import Grader
+
+__all__ = [
+    "AnswerType",
+    "Case",
+    "CaseLike",
+    "Extraction",
+    "Gold",
+    "Grade",
+    "Grader",
+    "Outcome",
+    "UnreadableGold",
+    "case",
+    "extract",
+    "grade",
+    "match",
+]
+
+
+@functools.cache
+def _shared(boxed_only: bool) -> Grader:
+    """One grader for single calls: its worker, if any ever starts, ends with the process."""
+    return Grader(workers=1, boxed_only=boxed_only)
+
+
+def match(
+    span: str,
+    gold: str,
+    *,
+    choices: Sequence[str] | None = None,
+    answer_type: str | None = None,
+    precision: float | None = None,
+    unit: str | None = None,
+) -> Outcome:
+    """The outcome for an extracted answer. Batches are for a `Grader`.
+
+    Raises:
+        ValueError: an unknown answer type, or a precision that counts no decimal places.
+        ModuleNotFoundError: the answer needs computer algebra, which is not installed.
+    """
+    given = case("", gold, choices=choices, answer_type=answer_type, precision=precision, unit=unit)
+    return _shared(True).match(span, given.gold)
+
+
+def grade(
+    response: str,
+    gold: str,
+    *,
+    choices: Sequence[str] | None = None,
+    answer_type: str | None = None,
+    precision: float | None = None,
+    unit: str | None = None,
+    truncated: bool = False,
+    boxed_only: bool = True,
+) -> Grade:
+    """The grade of one response. Batches are for a `Grader`.
+
+    Raises:
+        ValueError: an unknown answer type, or a precision that counts no decimal places.
+        ModuleNotFoundError: the answer needs computer algebra, which is not installed.
+    """
+    given = case(
+        response,
+        gold,
+        choices=choices,
+        answer_type=answer_type,
+        precision=precision,
+        unit=unit,
+        truncated=truncated,
+    )
+    return _shared(boxed_only).grade_all([given])[0]
