@@ -208,12 +208,12 @@ def report(name: str, directory: Path, as_json: bool) -> None:
     """Show the results of RUN (a name below --dir, or a path) and write its report.html."""
     from rich.console import Console
 
-    from coldstart.report import results_json
+    from coldstart.report import run_results
 
     root = _run_root(name, directory)
     try:
         if as_json:
-            click.echo(json.dumps(results_json(root)))
+            click.echo(json.dumps(run_results(root).document()))
         else:
             _conclude(root, Console())
     except (ValueError, OSError) as error:
@@ -228,11 +228,11 @@ def compare(names: tuple[str, ...], directory: Path, as_json: bool) -> None:
     """Set the results of several runs side by side, with paired tests where problems agree."""
     from rich.console import Console
 
-    from coldstart.report import comparison
+    from coldstart import report
 
     roots = [_run_root(name, directory) for name in names]
     try:
-        table = comparison(roots)
+        table = report.compare(roots)
         if as_json:
             click.echo(json.dumps(table.document()))
         else:
@@ -259,10 +259,10 @@ def regrade(name: str, directory: Path) -> None:
 
 
 def _run_root(name: str, directory: Path) -> Path:
-    for root in (directory / name, Path(name)):
-        if (root / "status.json").is_file():
-            return root
-    _mistake(f"{name}: no such run in {directory}, and no directory with a status.json")
+    found = [root for root in (directory / name, Path(name)) if (root / "status.json").is_file()]
+    if not found:
+        _mistake(f"{name}: no such run in {directory}, and no directory with a status.json")
+    return found[0]
 
 
 def _load(file: Path) -> ReasoningRun:

@@ -44,7 +44,7 @@ def load(path: Path) -> ReasoningRun:
     try:
         return _parsed(resolve(document))
     except ValidationError as error:
-        raise RunFileError(problems(error, f"{path}: ")) from error
+        raise RunFileError(problems(error, f"{path}: ", ReasoningRun)) from error
     except ValueError as error:
         raise RunFileError([f"{path}: {error}"]) from error
 

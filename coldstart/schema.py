@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from difflib import get_close_matches
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
@@ -58,34 +59,53 @@ class Contract(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-_WORDS = {
-    "extra_forbidden": "unknown key",
-    "missing": "is required",
-}
-
-
-def problems(error: ValidationError, prefix: str = "") -> list[str]:
+def problems(
+    error: ValidationError, prefix: str = "", model: type[Contract] | None = None
+) -> list[str]:
     """One line per mistake: the path of the field, what is wrong, what it may be.
 
-    `prefix` names where the document came from, as in `run.yaml: spec.sft.epochs: …`.
+    Args:
+        error: what pydantic found.
+        prefix: where the document came from, as in `run.yaml: spec.sft.epochs: …`.
+        model: what the document should have been; with it, a misspelt key is told the right one.
     """
-    return [f"{prefix}{_path(item)}: {_message(item)}" for item in error.errors()]
+    return [f"{prefix}{_path(item)}: {_message(item, model)}" for item in error.errors()]
 
 
 def _path(item: Mapping[str, Any]) -> str:
     path = ""
     for part in item["loc"]:
-        if part == "[key]":  # pydantic's mark for a mapping's key, as against its value
-            continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
     return path.lstrip(".") or "document"
 
 
-def _message(item: Mapping[str, Any]) -> str:
-    if item["type"] in _WORDS:
-        return _WORDS[item["type"]]
+def _message(item: Mapping[str, Any], model: type[Contract] | None) -> str:
+    if item["type"] == "missing":
+        return "is required"
+    if item["type"] == "extra_forbidden":
+        key, keys = str(item["loc"][-1]), _keys(model, item["loc"][:-1])
+        close = get_close_matches(to_camel(key), keys, n=1)
+        return "unknown key" + (f"; did you mean {close[0]}?" if close else "")
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     given = item.get("input")
     if isinstance(given, (str, int, float, bool)) and item["type"] != "value_error":
         message += f" (is {given!r:.80})"
     return message
+
+
+def _keys(model: type[BaseModel] | None, path: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at a path has."""
+    for part in path:
+        if model is None or isinstance(part, int):
+            continue
+        fields = {info.alias or name: info for name, info in model.model_fields.items()}
+        model = _section(fields[part].annotation) if part in fields else None
+    return [info.alias or name for name, info in model.model_fields.items()] if model else []
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type: itself, or the one that a list or an optional field holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_section(argument) for argument in get_args(annotation))
+    return next((model for model in found if model), None)

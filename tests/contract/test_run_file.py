@@ -58,9 +58,20 @@ def test_a_good_file_gives_the_stages_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("spec.sft.epoch", 3, "spec.sft.epoch: unknown key"),
-        ("spec.sft.learning_rate", 1e-5, "spec.sft.learning_rate: unknown key"),
-        ("spec.sft.dataset.columns.image", "x", "spec.sft.dataset.columns.image: unknown key"),
+        ("spec.sft.epoch", 3, "spec.sft.epoch: unknown key; did you mean epochs?"),
+        ("spec.sft.learning_rate", 1e-5, "unknown key; did you mean learningRate?"),
+        ("spec.sft.dataset.columns.image", "x", "columns.image: unknown key; did you mean images?"),
+        (
+            "spec.grpo.rewards",
+            [{"nam": "accuracy"}],
+            "rewards[0].nam: unknown key; did you mean name?",
+        ),
+        (
+            "spec.evaluation.responseKinds",
+            [{"name": "a", "pattern": "b", "patern": "c"}],
+            "pattern?",
+        ),
+        ("spec.zebra", 1, "spec.zebra: unknown key"),
         ("spec.sft.epochs", 0, "spec.sft.epochs: should be greater than 0 (is 0)"),
         ("spec.sft.epochs", "three", "spec.sft.epochs: should be a valid number"),
         ("spec.sft.learningRate", float("nan"), "spec.sft.learningRate: should be"),

@@ -1,0 +1,123 @@
+"""The command line: exit codes, files written, and what is refused before anything is."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from coldstart.cli import main
+
+RUN = {
+    "apiVersion": "coldstart.dev/v1alpha1",
+    "kind": "ReasoningRun",
+    "metadata": {"name": "r"},
+    "spec": {
+        "model": {"name": "m"},
+        "sft": {"dataset": {"name": "sft.jsonl"}},
+        "grpo": {"dataset": {"name": "rl.jsonl"}},
+    },
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
+    return tmp_path
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", [[], *[[name] for name in main.commands]])
+def test_every_command_has_help(command):
+    result = call(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_help_answers_at_once():
+    """No heavy package is imported for it; the time is told, not judged: machines differ."""
+    program = "import sys; sys.argv = ['coldstart', '--help']; import coldstart.cli as c\n"
+    program += (
+        "try: c.main()\n"
+        "except SystemExit: print(sorted({'torch', 'pydantic', 'rich', 'yaml'} & set(sys.modules)))"
+    )
+    begun = time.monotonic()
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    print(f"{time.monotonic() - begun:.2f} s")
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_validate_says_what_will_happen(here):
+    result = call("validate", "run.yaml")
+    assert (result.exit_code, "sft -> grpo" in result.output) == (0, True)
+
+
+@pytest.mark.parametrize("command", ["validate", "render", "run"])
+def test_a_mistake_is_one_line_and_exit_code_2(here, command):
+    (here / "run.yaml").write_text(yaml.safe_dump(RUN | {"speck": 1}))
+    result = call(command, "run.yaml")
+    assert result.exit_code == 2
+    assert result.stderr == "run.yaml: speck: unknown key; did you mean spec?\n"
+    assert not (here / "runs").exists()
+
+
+def test_a_stage_that_the_file_does_not_have_is_refused(here):
+    result = call("run", "run.yaml", "--stage", "evaluation")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "--stage evaluation: run.yaml has no spec.evaluation\n",
+    )
+
+
+def test_several_machines_are_refused_on_one(here):
+    spec = RUN["spec"] | {"sft": {"dataset": {"name": "d"}, "resources": {"nodes": 2}}}
+    (here / "run.yaml").write_text(yaml.safe_dump(RUN | {"spec": spec}))
+    result = call("run", "run.yaml")
+    assert result.exit_code == 2
+    assert "spec.sft.resources.nodes: is 2" in result.stderr
+
+
+def test_an_unwritable_directory_is_named(here):
+    (here / "file").write_text("")
+    result = call("run", "run.yaml", "--dir", "file")
+    assert result.exit_code == 2
+
+
+def test_render_prints_the_orders_with_every_resolved_value(here):
+    result = call("render", "run.yaml")
+    sft, grpo = yaml.safe_load_all(result.output)
+    assert sft["inputs"] == [{"name": "base", "location": "m"}]
+    assert grpo["inputs"] == [{"name": "sft", "location": "r/sft/final"}]
+    assert grpo["spec"]["grpo"]["loss"]["clipHigh"] == 0.3
+
+
+@pytest.mark.parametrize("preset", ["paper-7b", "paper-3b"])
+def test_init_writes_a_file_that_is_valid_and_never_writes_over_one(here, preset):
+    assert call("init", "new.yaml", "--preset", preset).exit_code == 0
+    text = (here / "new.yaml").read_text()
+    assert text.count("#") > 40
+    assert call("validate", "new.yaml").exit_code == 0
+    refused = call("init", "new.yaml")
+    assert (refused.exit_code, "exists" in refused.stderr) == (2, True)
+    assert (here / "new.yaml").read_text() == text
+
+
+@pytest.mark.parametrize("command", ["report", "compare", "regrade"])
+def test_a_run_that_is_not_there_is_named(here, command):
+    result = call(command, "absent")
+    assert (result.exit_code, "absent: no such run in runs" in result.stderr) == (2, True)
+
+
+def test_the_document_that_validate_accepts_is_the_one_that_render_shows(here):
+    order = next(yaml.safe_load_all(call("render", "run.yaml").output))
+    json.dumps(order)
+    assert order["spec"]["model"] == RUN["spec"]["model"]
