@@ -33,11 +33,11 @@ ablation: quickstart ## The quickstart without SFT and without GRPO, and the tab
 
 .PHONY: test
 test: setup ## Run every test; the ones that train take some minutes.
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest --numprocesses 2 --dist loadscope
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that do not train.
-	$(BIN)/pytest --numprocesses 2 --dist worksteal -m 'not slow'
+	$(BIN)/pytest --numprocesses 2 --dist loadscope -m 'not slow'
 
 .PHONY: generate
 generate: setup ## Write the files that are made from the models.

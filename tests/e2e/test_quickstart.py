@@ -1,0 +1,135 @@
+"""The quickstart as a user runs it, its ablation arms, and what a broken reward leaves of it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coldstart.runfile import load
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart"
+LEAST_GAIN = 0.10
+ARMS = {"sft-only": ("grpo",), "grpo-only": ("sft",)}
+
+
+def command(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def coldstart(*arguments: str, cwd: Path) -> str:
+    return command(sys.executable, "-m", "coldstart.cli", *arguments, cwd=cwd)
+
+
+def scores(run: str, folder: Path) -> dict:
+    return json.loads(coldstart("report", run, "--json", cwd=folder))["checkpoints"]
+
+
+def kinds(folder: Path, checkpoint: str) -> dict:
+    place = folder / "runs/quickstart/evaluation" / checkpoint / "held-out-digits/results.json"
+    return json.loads(place.read_text())["kinds"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A copy of the example, made ready, its run finished."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    for path in EXAMPLE.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    command(sys.executable, "prepare.py", cwd=folder)
+    coldstart("run", "run.yaml", cwd=folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_each_stage_lifts_accuracy(folder):
+    found = scores("quickstart", folder)
+    base, sft, grpo = found["base"], found["sft"], found["grpo"]
+    assert base["high"] < sft["low"]
+    assert grpo["accuracy"] >= sft["accuracy"] + LEAST_GAIN
+    assert base["n"] == sft["n"] == grpo["n"] == 400
+
+
+@pytest.mark.slow
+def test_the_report_says_what_the_gain_is_made_of(folder):
+    before, after = kinds(folder, "sft"), kinds(folder, "grpo")
+    assert after["reasons"]["share"] > before["reasons"]["share"]
+    assert before["reasons"]["accuracy"] > before["guesses"]["accuracy"]
+    report = (folder / "runs/quickstart/report.html").read_text()
+    assert "reasons" in report
+    assert "guesses" in report
+
+
+@pytest.mark.slow
+def test_with_a_reward_that_does_not_look_at_the_answer_the_gain_vanishes(folder):
+    (folder / "broken.py").write_text(
+        "def by_the_picture(completions, answer, **columns):\n"
+        "    '''Another problem's answer is asked for: right and wrong no longer matter.'''\n"
+        "    return [float(answer[i - 8] in c[0]['content'].split('{')[-1])\n"
+        "            for i, c in enumerate(completions)]\n"
+    )
+    document = yaml.safe_load((folder / "run.yaml").read_text())
+    document["metadata"]["name"] = "broken"
+    del document["spec"]["sft"]
+    document["spec"]["grpo"] |= {
+        "from": {"run": "quickstart", "stage": "sft"},
+        "rewards": [{"name": "broken:by_the_picture"}],
+        "gate": {},
+    }
+    (folder / "broken.yaml").write_text(yaml.safe_dump(document))
+    coldstart("run", "broken.yaml", cwd=folder)
+    found = scores("broken", folder)
+    assert found["sft"] == scores("quickstart", folder)["sft"]
+    assert found["grpo"]["accuracy"] < found["sft"]["accuracy"] + LEAST_GAIN
+
+
+@pytest.mark.slow
+def test_grpo_without_the_cold_start_stays_far_behind(folder):
+    coldstart("run", "grpo-only.yaml", cwd=folder)
+    arm, whole = scores("quickstart-grpo-only", folder), scores("quickstart", folder)
+    assert list(arm) == ["base", "grpo"]
+    assert arm["grpo"]["high"] < whole["grpo"]["low"]
+    table = coldstart("compare", "quickstart", "quickstart-grpo-only", cwd=folder)
+    assert "quickstart-grpo-only" in table
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_run_again(folder):
+    before = (folder / "runs/quickstart/status.json").read_bytes()
+    coldstart("run", "run.yaml", cwd=folder)
+    after = json.loads((folder / "runs/quickstart/status.json").read_text())
+    assert json.loads(before)["status"]["stages"] == after["status"]["stages"]
+
+
+@pytest.mark.slow
+def test_kept_responses_are_graded_again_without_the_model(folder):
+    shutil.move(folder / "build/model", folder / "moved-away")
+    try:
+        before = scores("quickstart", folder)
+        coldstart("regrade", "quickstart", cwd=folder)
+        assert scores("quickstart", folder) == before
+    finally:
+        shutil.move(folder / "moved-away", folder / "build/model")
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_is_the_same_file_with_a_section_left_out(arm):
+    def spec(name):
+        document = load(EXAMPLE / name).document()
+        return document["spec"]
+
+    whole, part = spec("run.yaml"), spec(f"{arm}.yaml")
+    for section in ARMS[arm]:
+        del whole[section]
+        whole["evaluation"]["checkpoints"].remove(section)
+    # A gate guards what comes after; an arm may end with what it would refuse.
+    for section in ("sft", "grpo"):
+        for document in (whole, part):
+            document.get(section, {}).pop("gate", None)
+    assert part == whole
