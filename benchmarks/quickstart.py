@@ -28,7 +28,7 @@ def call(*arguments: str, cwd: Path) -> str:
 
 def coldstart(*arguments: str, cwd: Path) -> str:
     """What `coldstart` prints."""
-    return call(sys.executable, "-m", "coldstart.cli", *arguments, cwd=cwd)
+    return call(sys.executable, "-m", "coldstart", *arguments, cwd=cwd)
 
 
 def seeded(folder: Path, seed: int) -> None:

@@ -76,7 +76,7 @@ def _condition(
         type=type_,
         status=fact[0],
         reason=fact[1],
-        message=message if fact[0] == "True" else "",
+        message=message if fact[0] == "True" and type_ != "Accepted" else "",
         last_transition_time=before.last_transition_time if before and kept else now,
         observed_generation=run.metadata.generation,
     )

@@ -25,7 +25,7 @@ from rich.progress import (
 
 from coldstart.local import LocalRun
 from coldstart.metrics import Progress
-from coldstart.status import StageState, StageStatus
+from coldstart.status import RunStatus, StageState, StageStatus
 
 PLAIN_SECONDS = 15.0
 """Where there is no terminal, a line about a running stage is printed this often."""
@@ -85,9 +85,7 @@ class Follower:
     def __call__(self, local: LocalRun) -> None:
         """Show what has changed since the last call."""
         status = local.status
-        if status.message != self._message and not status.message.endswith("is running"):
-            self._message = status.message
-            self._console.print(f"{time.strftime('%H:%M:%S')} {status.message}", highlight=False)
+        self._tell(status)
         running = next((s for s in status.stages if s.state is StageState.RUNNING), None)
         if running is None:
             self._end()
@@ -97,6 +95,14 @@ class Follower:
         for line in self._tail.lines():
             if line.attempt == running.attempt:
                 self._show(running, line)
+
+    def _tell(self, status: RunStatus) -> None:
+        """Print what has changed; the end is told, with more about it, by whoever ran this."""
+        told = status.message == self._message or status.finished
+        if not told and not status.message.endswith("is running"):
+            line = f"{time.strftime('%H:%M:%S')} {status.message}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._message = status.message
 
     def _watch(self, local: LocalRun, running: StageStatus) -> None:
         key = f"{running.name}-{running.attempt}"
@@ -129,7 +135,9 @@ class Follower:
         if not self._console.is_terminal and time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
             where = f" {line.done}/{line.total}" if line.total else ""
-            self._console.print(f"  {running.name} {doing}{where}  {numbers}", highlight=False)
+            self._console.print(
+                f"  {running.name} {doing}{where}  {numbers}", highlight=False, markup=False
+            )
 
 
 class _Tail:

@@ -23,7 +23,7 @@ def command(*arguments: str, cwd: Path) -> str:
 
 
 def coldstart(*arguments: str, cwd: Path) -> str:
-    return command(sys.executable, "-m", "coldstart.cli", *arguments, cwd=cwd)
+    return command(sys.executable, "-m", "coldstart", *arguments, cwd=cwd)
 
 
 def scores(run: str, folder: Path) -> dict:
