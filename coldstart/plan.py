@@ -144,8 +144,7 @@ def next_step(run: ReasoningRun, observed: Observation, now: datetime) -> Step:
         action, entry, message = _stage_step(run, entry, observed, now)
         return _step(run, status, entry, action, message, now)
     leftover = _stop_live(observed, "the run has ended")
-    done = replace_status(status, finished_at=now)
-    return Step(leftover or Finished(), _described(run, done, "all stages have succeeded", now))
+    return Step(leftover or Finished(), _described(run, status, "all stages have succeeded", now))
 
 
 def reopened(status: RunStatus, first: Stage | None = None) -> RunStatus:
@@ -197,19 +196,20 @@ def _step(
 ) -> Step:
     stages = tuple(entry if old.name == entry.name else old for old in status.stages)
     status = replace_status(status, stages=stages)
-    if entry.state is StageState.FAILED:
-        status = replace_status(status, finished_at=now)
     return Step(action, _described(run, status, message, now))
 
 
 def _described(run: ReasoningRun, status: RunStatus, message: str, now: datetime) -> RunStatus:
-    """The status with what follows from its stages: conditions, phase, message."""
-    return replace_status(
+    """The status with what follows from its stages: conditions, phase, message, end."""
+    described = replace_status(
         status,
         conditions=conditions(run, status, message, now),
         phase=phase(run, status),
         message=message,
     )
+    if described.finished and described.finished_at is None:
+        return replace_status(described, finished_at=now)
+    return described
 
 
 def _stop_live(observed: Observation, reason: str) -> Stop | None:

@@ -46,15 +46,15 @@ class Sample(Contract):
 class Reflection(Contract):
     """How often responses reflect, and whether that goes with being right (recipe: MAYE)."""
 
-    ratio: float | None
+    ratio: float | None = None
     """Share of responses with a reflection word."""
-    ratio_correct: float | None
+    ratio_correct: float | None = None
     """Share of them among the right responses."""
-    ratio_wrong: float | None
+    ratio_wrong: float | None = None
     """Share of them among the wrong responses."""
-    accuracy_reflecting: float | None
+    accuracy_reflecting: float | None = None
     """Accuracy of the responses that reflect."""
-    accuracy_not_reflecting: float | None
+    accuracy_not_reflecting: float | None = None
     """Accuracy of the others."""
     words: dict[str, int] = {}
     """Responses with each word."""
@@ -65,7 +65,7 @@ class KindResult(Contract):
 
     share: float
     """Share of all responses."""
-    accuracy: float | None
+    accuracy: float | None = None
     """Share of right ones among them."""
     n: int
     """How many there are."""

@@ -68,6 +68,7 @@ def test_a_run_goes_through_its_stages_and_every_condition_is_there_from_the_fir
     assert story.see(sft, grpo) == Wait(0)
     assert story.see(sft, grpo) == Finished()
     assert (story.status.phase, story.status.holds("Succeeded")) == ("Succeeded", True)
+    assert story.status.finished_at == NOW
     assert story.status.condition("Failed").status == "False"
 
 
@@ -162,7 +163,7 @@ def test_a_permanent_failure_ends_the_run_at_once(failed):
     story.see(child(ChildState.FAILED, **failed))
     assert story.see(child(ChildState.FAILED, **failed)) == Finished()
     assert story.state("sft") is StageState.FAILED
-    assert story.status.phase == "Failed"
+    assert (story.status.phase, story.status.finished_at) == ("Failed", NOW)
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,9 @@ def test_a_good_file_gives_the_stages_in_order(tmp_path):
         ("spec.sft.learning_rate", 1e-5, "unknown key; did you mean learningRate?"),
         ("spec.sft.dataset.columns.image", "x", "columns.image: unknown key; did you mean images?"),
         (
-            "spec.grpo.rewards",
-            [{"nam": "accuracy"}],
-            "rewards[0].nam: unknown key; did you mean name?",
+            "spec.evaluation.responseKinds",
+            [{"name": "a", "pattern": "b", "patern": "c"}],
+            "did you mean pattern?",
         ),
         (
             "spec.evaluation.responseKinds",

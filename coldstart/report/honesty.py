@@ -1,0 +1,90 @@
+"""What a reader of a run's numbers must know before believing them; one sentence or two each."""
+
+from __future__ import annotations
+
+from coldstart.report.reading import RunRecord
+from coldstart.run import RunSpec
+
+LICENCES = {"WaltonFuture/Multimodal-RL-Data": "CC BY-NC 4.0"}
+"""Licences of published data sets that forbid something, as their cards state them."""
+
+
+def notes(found: RunRecord) -> list[str]:
+    """The notes that hold for this run."""
+    spec = found.run.spec
+    made = [_paper(spec)]
+    if found.results:
+        made.append(
+            "This is one run with one seed. The intervals cover the choice of problems and the "
+            "sampling of responses, not the luck of training: another seed may land elsewhere."
+        )
+        matchers = sorted({result.matcher for result in found.results.values()})
+        made.append(
+            f"Answers were graded by the matcher “{', '.join(matchers)}”, which is this project's "
+            "own. Another matcher or an LLM judge can move such numbers by several points."
+        )
+        made += _pairs(spec)
+        made += _draws(spec)
+        made.append(_reflection(spec))
+        made.append(
+            "The sample completions were picked by a hash of their problem's id: nobody chose them."
+        )
+    made += _licences(spec)
+    return made
+
+
+def _paper(spec: RunSpec) -> str:
+    start = "Nothing here claims to reproduce the paper (arXiv 2505.22334). "
+    if spec.preset:
+        return start + (
+            f"Training values come from the preset {spec.preset}, as far as the file leaves them; "
+            "data, benchmark splits, prompt and matcher decide the numbers as much."
+        )
+    return start + "The values of this run are its file's own."
+
+
+def _pairs(spec: RunSpec) -> list[str]:
+    if spec.evaluation is None or spec.evaluation.decoding.samples == 1:
+        return []
+    samples = spec.evaluation.decoding.samples
+    note = (
+        f"Each problem has {samples} responses. The paired test takes them as independent, so its "
+        "p values are somewhat too small."
+    )
+    return [note]
+
+
+def _draws(spec: RunSpec) -> list[str]:
+    if spec.evaluation is None:
+        return []
+    return [
+        f"The benchmark {item.name} was scored on a draw of {item.dataset.limit:,} rows, not on "
+        "its whole split."
+        for item in spec.evaluation.benchmarks
+        if item.dataset.limit is not None
+    ]
+
+
+def _reflection(spec: RunSpec) -> str:
+    if spec.evaluation is not None and spec.evaluation.reflection_words:
+        return (
+            "Reflection is counted by this run's own list of words "
+            "(spec.evaluation.reflectionWords), not by the paper's. A word is no proof that a "
+            "response reconsiders anything."
+        )
+    return (
+        "Reflection is counted by the MAYE list (arXiv 2504.02587), which is not the paper's list. "
+        "A word is no proof that a response reconsiders anything."
+    )
+
+
+def _licences(spec: RunSpec) -> list[str]:
+    sections = [section for section in (spec.sft, spec.grpo) if section is not None]
+    names = [section.dataset.name for section in sections]
+    known = [f"{name} is {LICENCES[name]}. " for name in dict.fromkeys(names) if name in LICENCES]
+    if not names:
+        return []
+    return [
+        "".join(known) + "A run does not record the licences of its data sets: look them up before "
+        "you publish weights."
+    ]

@@ -1,0 +1,90 @@
+"""Two sets of responses to the same problems, pair by pair: what was won and what was lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from coldstart.intervals import mcnemar
+from coldstart.report.reading import Grade, RunRecord, grades
+
+Transition = Literal["gained", "lost", "kept", "missed"]
+"""Wrong then right, right then wrong, right both times, wrong both times."""
+
+TRANSITIONS: tuple[Transition, ...] = ("gained", "lost", "kept", "missed")
+
+_TRANSITION: dict[tuple[bool, bool], Transition] = {
+    (False, True): "gained",
+    (True, False): "lost",
+    (True, True): "kept",
+    (False, False): "missed",
+}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A paired comparison of two checkpoints."""
+
+    counts: dict[Transition, int]
+    """Pairs by what became of them."""
+    p: float
+    """The exact McNemar test's two-sided p. The test takes pairs as independent; several responses
+    to one problem are not quite, so with them p is too small."""
+
+    @property
+    def n(self) -> int:
+        """Pairs."""
+        return sum(self.counts.values())
+
+
+def transition(before: Grade, after: Grade) -> Transition:
+    """What became of one response."""
+    return _TRANSITION[before.correct, after.correct]
+
+
+def paired(first: tuple[RunRecord, str], second: tuple[RunRecord, str]) -> Paired:
+    """Two checkpoints, of one run or of two, over all responses on all their benchmarks.
+
+    Raises:
+        ValueError: the benchmarks or their problems are not the same, or responses are missing;
+            the message says in what they differ.
+    """
+    (one, checkpoint), (two, other) = first, second
+    if odd := set(one.benchmarks) ^ set(two.benchmarks):
+        raise ValueError(f"not the same problems: benchmark {min(odd)} is in one of them only")
+    before, after = _all_grades(one, checkpoint), _all_grades(two, other)
+    if difference := _difference(before, after):
+        raise ValueError(f"not the same problems: {difference}")
+    test = mcnemar(
+        {key: grade.correct for key, grade in before.items()},
+        {key: grade.correct for key, grade in after.items()},
+    )
+    counted = Counter(transition(grade, after[key]) for key, grade in before.items())
+    return Paired({name: counted[name] for name in TRANSITIONS}, test.p_value)
+
+
+_Place = tuple[str, str, int]
+
+
+def _all_grades(found: RunRecord, checkpoint: str) -> dict[_Place, Grade]:
+    return {
+        (benchmark, *key): grade
+        for benchmark in found.benchmarks
+        for key, grade in grades(found, checkpoint, benchmark).items()
+    }
+
+
+def _difference(before: dict[_Place, Grade], after: dict[_Place, Grade]) -> str:
+    """In what two sets of problems differ; empty if in nothing."""
+    if odd := before.keys() ^ after.keys():
+        benchmark, problem, sample = min(odd)
+        return (
+            f"{len(odd)} responses have no partner, such as {benchmark}, problem {problem}, "
+            f"sample {sample}"
+        )
+    changed = [key for key, grade in before.items() if grade.question != after[key].question]
+    if changed:
+        benchmark, problem, _ = min(changed)
+        return f"{len(changed)} problems of the same id differ, such as {benchmark}, {problem}"
+    return ""

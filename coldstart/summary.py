@@ -1,0 +1,285 @@
+"""What stored responses add up to, and their grading anew; needs neither the model nor torch.
+
+Importing it needs nothing but the contract; grading needs the grader's libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from pydantic import Field, JsonValue, ValidationError
+
+from coldstart import layout
+from coldstart.files import json_lines, write_atomic
+from coldstart.grading import Case, Grader
+from coldstart.grading import case as graded_case
+from coldstart.intervals import Interval, cluster_bootstrap, wilson
+from coldstart.reflection import MAYE_WORDS, reflection
+from coldstart.results import BenchmarkResult, KindResult, Reflection, Sample
+from coldstart.run import ReasoningRun
+from coldstart.schema import Contract, Digest, Name, Positive, problems
+from coldstart.spec import Evaluation, ResponseKind
+
+ORIGIN = "origin.json"
+"""The file, beside the responses, that says what they are responses of."""
+
+_BATCH = 1000
+
+
+class Origin(Contract):
+    """What responses depend on: those with another origin are never mixed with these."""
+
+    schema_version: Literal[1] = 1
+    """The version of this document."""
+    checkpoint: Literal["base", "sft", "grpo"]
+    """Whose responses."""
+    digest: Digest | None = None
+    """The checkpoint's manifest digest; absent for the base model."""
+    base_model: Digest
+    """The model that the run started from."""
+    tokenizer: Digest
+    """Vocabulary, special tokens and chat template."""
+    processor: Digest
+    """The image processor's settings."""
+    conversation: Digest
+    """The conversation spec."""
+    benchmark: Name
+    """On what."""
+    data: Name
+    """The fingerprint of its rows."""
+    decoding: dict[str, JsonValue]
+    """How they are sampled, with every value that has a say in it."""
+    responses: Positive
+    """How many there will be."""
+    dropped: dict[str, int] = Field(default={})
+    """Problems not asked, by reason."""
+
+
+def read_origin(directory: Path) -> Origin | None:
+    """What the responses in a directory are of; None if that is not to be told."""
+    try:
+        origin = Origin.parse(json.loads((directory / ORIGIN).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        # A ValidationError is a ValueError: another version's file is as good as none.
+        return None
+    assert isinstance(origin, Origin)
+    return origin
+
+
+def read_samples(directory: Path) -> list[Sample]:
+    """The responses in a directory, each once: of two with the same key, the one written first.
+
+    Raises:
+        ValueError: a line is not a sample.
+    """
+    path = layout.samples(directory)
+    found: dict[tuple[str, int], Sample] = {}
+    for document in json_lines(path):
+        try:
+            sample = Sample.parse(document)
+        except ValidationError as error:
+            raise ValueError(problems(error, f"{path}: ")[0]) from error
+        found.setdefault((sample.id, sample.sample), sample)
+    return list(found.values())
+
+
+def summarise(
+    samples: Sequence[Sample],
+    origin: Origin,
+    *,
+    kinds: Sequence[ResponseKind] = (),
+    reflection_words: Sequence[str] = (),
+) -> BenchmarkResult:
+    """What the responses of one checkpoint on one benchmark add up to.
+
+    The interval is Wilson's where each problem has one response, else the bootstrap over problems:
+    several responses to one problem do not count as several problems.
+
+    Args:
+        samples: the responses; there is one at least.
+        origin: what they are responses of.
+        kinds: classes of responses that are counted apart; a response is of the first that fits.
+        reflection_words: words that mark reflection; the MAYE list if there are none.
+
+    Raises:
+        ValueError: there are no samples, or the words are no usable list.
+    """
+    if not samples:
+        raise ValueError(f"{origin.checkpoint} on {origin.benchmark}: there are no responses")
+    interval = _interval(samples)
+    return BenchmarkResult(
+        checkpoint=origin.checkpoint,
+        digest=origin.digest,
+        benchmark=origin.benchmark,
+        accuracy=_accuracy(samples),
+        low=interval.low,
+        high=interval.high,
+        n=len(samples),
+        problems=len({sample.id for sample in samples}),
+        boxed_share=fmean(sample.boxed for sample in samples),
+        truncated_share=fmean(sample.truncated for sample in samples),
+        mean_tokens=fmean(sample.tokens for sample in samples),
+        outcomes=dict(Counter(sample.outcome for sample in samples).most_common()),
+        reflection=_reflection(samples, reflection_words or MAYE_WORDS),
+        kinds=_kinds(samples, kinds),
+        decoding=origin.decoding,
+        dropped=origin.dropped,
+    )
+
+
+def cases(samples: Iterable[Sample]) -> list[Case]:
+    """Responses as the grader takes them."""
+    return [
+        graded_case(
+            sample.response,
+            sample.gold,
+            choices=sample.choices or None,
+            truncated=sample.truncated,
+        )
+        for sample in samples
+    ]
+
+
+def graded(samples: Sequence[Sample], grader: Grader) -> list[Sample]:
+    """The same responses with the grades that the grader gives them."""
+    return [
+        sample.model_copy(
+            update={"boxed": grade.boxed, "extracted": grade.span, "outcome": grade.outcome.value}
+        )
+        for sample, grade in zip(samples, grader.grade_all(cases(samples)), strict=True)
+    ]
+
+
+def regrade(
+    directory: Path,
+    *,
+    kinds: Sequence[ResponseKind] = (),
+    reflection_words: Sequence[str] = (),
+    grader: Grader | None = None,
+) -> BenchmarkResult:
+    """Grade the stored responses of a benchmark anew; both files are replaced as wholes.
+
+    Raises:
+        ValueError: the directory holds no responses, or not what they are responses of.
+    """
+    origin = read_origin(directory)
+    samples = read_samples(directory)
+    if origin is None or not samples:
+        missing = ORIGIN if samples else layout.samples(directory).name
+        raise ValueError(f"{directory / missing}: is missing: evaluate the run again")
+    if len(samples) != origin.responses:
+        raise ValueError(
+            f"{layout.samples(directory)}: holds {len(samples)} of {origin.responses} responses: "
+            "evaluate the run to its end first"
+        )
+    with nullcontext(grader) if grader else Grader() as judge:
+        samples = [
+            sample
+            for start in range(0, len(samples), _BATCH)
+            for sample in graded(samples[start : start + _BATCH], judge)
+        ]
+    result = summarise(samples, origin, kinds=kinds, reflection_words=reflection_words)
+    lines = [json.dumps(s.document(), ensure_ascii=False, separators=(",", ":")) for s in samples]
+    write_atomic(layout.samples(directory), "".join(f"{line}\n" for line in lines).encode())
+    write_result(directory, result)
+    return result
+
+
+def regrade_run(root: Path) -> list[BenchmarkResult]:
+    """Grade the responses of a run anew, wherever the evaluation has come to its end.
+
+    Args:
+        root: the run's directory.
+
+    Raises:
+        ValueError: the run has no evaluation, or nothing is evaluated yet.
+    """
+    where = layout.RunLayout(root)
+    evaluation = _evaluation(where)
+    directories = [
+        where.benchmark(checkpoint, benchmark.name)
+        for checkpoint in ("base", "sft", "grpo")
+        for benchmark in evaluation.benchmarks
+    ]
+    finished = [directory for directory in directories if layout.results(directory).is_file()]
+    if not finished:
+        raise ValueError(f"{root}: nothing is evaluated yet: `coldstart run` does that")
+    with Grader() as grader:
+        return [
+            regrade(
+                directory,
+                kinds=evaluation.response_kinds,
+                reflection_words=evaluation.reflection_words,
+                grader=grader,
+            )
+            for directory in finished
+        ]
+
+
+def write_result(directory: Path, result: BenchmarkResult) -> None:
+    """Write `results.json`."""
+    data = json.dumps(result.document(), indent=1, ensure_ascii=False).encode()
+    write_atomic(layout.results(directory), data)
+
+
+def _evaluation(where: layout.RunLayout) -> Evaluation:
+    try:
+        run = ReasoningRun.parse(json.loads(where.status.read_bytes()))
+    except FileNotFoundError:
+        raise ValueError(f"{where.root}: is no run: it holds no {where.status.name}") from None
+    assert isinstance(run, ReasoningRun)
+    if run.spec.evaluation is None:
+        raise ValueError(f"{where.root}: the run has no evaluation")
+    return run.spec.evaluation
+
+
+def _accuracy(samples: Sequence[Sample]) -> float:
+    return fmean(sample.correct for sample in samples)
+
+
+def _interval(samples: Sequence[Sample]) -> Interval:
+    by_problem: dict[str, list[float]] = {}
+    for sample in samples:
+        by_problem.setdefault(sample.id, []).append(float(sample.correct))
+    if len(by_problem) == len(samples):
+        return wilson(sum(sample.correct for sample in samples), len(samples))
+    if len(by_problem) == 1:
+        # Of one problem nothing is known about others.
+        return Interval(0.0, 1.0)
+    return cluster_bootstrap(by_problem, seed=0)
+
+
+def _reflection(samples: Sequence[Sample], words: Sequence[str]) -> Reflection:
+    found = reflection(((sample.response, sample.correct) for sample in samples), words)
+    return Reflection(
+        ratio=found.reflection_ratio,
+        ratio_correct=found.reflection_ratio_correct,
+        ratio_wrong=found.reflection_ratio_incorrect,
+        accuracy_reflecting=found.accuracy_reflecting,
+        accuracy_not_reflecting=found.accuracy_not_reflecting,
+        words=found.word_responses,
+    )
+
+
+def _kinds(samples: Sequence[Sample], kinds: Sequence[ResponseKind]) -> Mapping[str, KindResult]:
+    patterns = [(kind.name, re.compile(kind.pattern)) for kind in kinds]
+    members: dict[str, list[Sample]] = {name: [] for name, _ in patterns}
+    for sample in samples:
+        name = next((name for name, pattern in patterns if pattern.search(sample.response)), None)
+        if name is not None:
+            members[name].append(sample)
+    return {
+        name: KindResult(
+            share=len(found) / len(samples),
+            accuracy=_accuracy(found) if found else None,
+            n=len(found),
+        )
+        for name, found in members.items()
+    }
