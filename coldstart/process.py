@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,9 @@ GRACE_SECONDS = 120.0
 
 LOG_TAIL = 20
 """Lines of the log that are shown when an attempt fails."""
+
+_LOG_BYTES = 64 * 1024
+_LAUNCHER = re.compile(r"^E\d{4} .*torch/distributed/elastic/", re.MULTILINE)
 
 
 @dataclass
@@ -148,13 +152,15 @@ def end_orphans(layout: StageLayout) -> bool:
 
 
 def log_tail(directory: Path, lines: int = LOG_TAIL) -> str:
-    """The last lines of an attempt's log."""
+    """The last lines of an attempt's log, without what torchrun adds when a worker has failed."""
     path = directory / "log.txt"
     if not path.exists():
         return ""
     with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - 200 * lines))
-        return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
+        stream.seek(max(0, path.stat().st_size - _LOG_BYTES))
+        text = stream.read().decode(errors="replace")
+    own = _LAUNCHER.split(text, maxsplit=1)[0].rstrip()
+    return "\n".join((own or text).splitlines()[-lines:])
 
 
 def _ended(stage: Stage, number: int, directory: Path, code: int | None) -> Child:

@@ -14,6 +14,7 @@ from builders import make_run
 
 from coldstart.layout import RunLayout
 from coldstart.local import Interrupted, LocalRun
+from coldstart.process import log_tail
 from coldstart.record import LocalRunError, locked, prepared, read
 from coldstart.spec import Stage
 from coldstart.status import ErrorCode, StageState
@@ -284,3 +285,14 @@ def test_the_engine_may_run_beside_other_threads(bench):
         done.set()
         thread.join()
     assert ticks
+
+
+def test_the_tail_of_a_log_is_the_stage_s_own(tmp_path):
+    noise = "E1121 10:11:35.5 24856 torch/distributed/elastic/multiprocessing/api.py:1002] failed\n"
+    (tmp_path / "log.txt").write_text("first\n" + "line\n" * 30 + "last\n" + noise + "more\n" * 40)
+    tail = log_tail(tmp_path)
+    assert tail.splitlines()[-1] == "last"
+    assert len(tail.splitlines()) == 20
+    (tmp_path / "log.txt").write_text(noise + "only torchrun spoke\n")
+    assert "only torchrun spoke" in log_tail(tmp_path)
+    assert log_tail(tmp_path / "absent") == ""
