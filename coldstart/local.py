@@ -26,7 +26,7 @@ from coldstart.plan import (
     WaitsFor,
     next_step,
 )
-from coldstart.process import Attempt, earlier, end_orphans, start, torchrun
+from coldstart.process import Attempt, earlier, end_orphans, launcher, start
 from coldstart.record import LocalRunError, read, save
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
@@ -48,7 +48,7 @@ class LocalRun:
     layout: RunLayout
     workdir: Path
     observer: Callable[[LocalRun], None] = lambda _: None
-    command: Callable[[StageOrder], list[str]] = torchrun
+    command: Callable[[StageOrder], list[str]] = launcher
     attempt: Attempt | None = None
     interrupts: int = 0
 

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,8 +69,9 @@ class Attempt:
             self.kill()
 
     def kill(self) -> None:
-        """End it at once."""
-        _signal(self.process.pid, signal.SIGKILL)
+        """End it and its workers at once."""
+        for group in {self.process.pid, *_groups(self.directory)}:
+            _signal(group, signal.SIGKILL)
 
 
 def start(order: StageOrder, layout: StageLayout, command: list[str]) -> Attempt:
@@ -102,15 +104,21 @@ def start(order: StageOrder, layout: StageLayout, command: list[str]) -> Attempt
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    write_atomic(directory / "process.json", json.dumps({"group": process.pid}).encode())
+    sign(directory, "launcher", process.pid)
     return Attempt(order, directory, process)
 
 
-def torchrun(order: StageOrder) -> list[str]:
+def sign(directory: Path, name: str, group: int) -> None:
+    """Record a process group that works on an attempt, for whoever has to end it."""
+    document = {"group": group, "host": socket.gethostname()}
+    write_atomic(directory / f"process-{name}.json", json.dumps(document).encode())
+
+
+def launcher(order: StageOrder) -> list[str]:
     """The command of a stage: the same on a cluster, where PyTorchJob sets `PET_*` instead."""
     processes = order.spec.stage(order.stage).resources.processes_per_node
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*launcher, f"--nproc-per-node={processes}", "-m", "coldstart_trainer"]
+    module = [sys.executable, "-m", "coldstart_trainer.launch"]
+    return [*module, "--standalone", f"--nproc-per-node={processes}"]
 
 
 def earlier(layout: StageLayout, stage: Stage, skip: int | None) -> Iterator[Child]:
@@ -137,11 +145,9 @@ def end_orphans(layout: StageLayout) -> bool:
     """
     if not layout.alive.exists() or _unlocked(layout.alive):
         return False
-    groups = [
-        group for path in layout.root.glob("attempt-*/process.json") if (group := _group(path))
-    ]
+    attempts = sorted(layout.root.glob("attempt-*"), key=lambda path: path.stat().st_mtime)
     for signal_, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 10.0)):
-        for group in groups:
+        for group in [group for newest in attempts[-1:] for group in _groups(newest)]:
             _signal(group, signal_)
         end = time.monotonic() + patience
         while time.monotonic() < end:
@@ -184,11 +190,27 @@ def _result(path: Path) -> StageResult | None:
     return result
 
 
-def _group(path: Path) -> int | None:
+def _groups(directory: Path) -> Iterator[int]:
+    """The process groups that have signed an attempt on this machine and still work on it."""
+    for path in directory.glob("process-*.json"):
+        try:
+            document = json.loads(path.read_bytes())
+            group, host = int(document["group"]), document["host"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if host == socket.gethostname() and _works_on(group, directory):
+            yield group
+
+
+def _works_on(process: int, directory: Path) -> bool:
+    """Whether a process is what signed the attempt, not a later one with the same number."""
     try:
-        return int(json.loads(path.read_bytes())["group"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        environment = Path(f"/proc/{process}/environ").read_bytes()
+    except OSError:
+        return not Path(
+            "/proc/self"
+        ).exists()  # where nothing can be looked up, the file is believed
+    return f"{RESULT_ENV}={directory.absolute()}/".encode() in environment
 
 
 def _signal(group: int, number: signal.Signals) -> None:

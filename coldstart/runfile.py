@@ -25,7 +25,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe loader, but a key written twice is an error: the first would be lost unsaid."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for (key_node, _), key in zip(node.value, keys, strict=True):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(

@@ -316,7 +316,8 @@ class Reward(Contract):
     weight: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] = 1.0
     """What its score counts in the sum."""
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """How long it may take for one batch of completions; then they score 0 and are counted."""
+    """How long a `module:function` may take for one batch of completions; then they score 0 and
+    are counted. `accuracy` has 2 seconds for each answer."""
 
 
 class Rollout(Contract):

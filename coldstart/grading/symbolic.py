@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import re
 import signal
 import sys
@@ -77,6 +78,9 @@ def prepare_worker() -> None:
 
         # Arithmetic on huge integers holds the interpreter: a Python handler would never run.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # torchrun passes SIGTERM on to the whole process group of a stage, which still needs its
+        # grades for the update that it is in.
+        os.setpgid(0, 0)
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         limit = WORKER_MEMORY if hard == resource.RLIM_INFINITY else min(hard, WORKER_MEMORY)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
