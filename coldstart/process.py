@@ -94,7 +94,9 @@ def start(order: StageOrder, layout: StageLayout, command: list[str]) -> Attempt
     }
     # As torchrun does for several processes: beside others, more threads each are slower.
     environment.setdefault("OMP_NUM_THREADS", "1")
-    with (directory / "log.txt").open("ab") as log:
+    with (directory / "log.txt").open("ab") as log, layout.alive.open("ab") as alive:
+        # Inherited, so that there is no moment at which the attempt lives and nobody knows.
+        fcntl.flock(alive, fcntl.LOCK_SH)
         process = subprocess.Popen(  # noqa: S603
             command,
             env=environment,
@@ -102,6 +104,7 @@ def start(order: StageOrder, layout: StageLayout, command: list[str]) -> Attempt
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            pass_fds=[alive.fileno()],
             start_new_session=True,
         )
     sign(directory, "launcher", process.pid)
@@ -147,7 +150,7 @@ def end_orphans(layout: StageLayout) -> bool:
         return False
     attempts = sorted(layout.root.glob("attempt-*"), key=lambda path: path.stat().st_mtime)
     for signal_, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 10.0)):
-        for group in [group for newest in attempts[-1:] for group in _groups(newest)]:
+        for group in _groups(attempts[-1]) if attempts else ():
             _signal(group, signal_)
         end = time.monotonic() + patience
         while time.monotonic() < end:

@@ -14,7 +14,8 @@ from builders import make_run
 
 from coldstart.layout import RunLayout
 from coldstart.local import Interrupted, LocalRun
-from coldstart.process import log_tail
+from coldstart.order import build_order
+from coldstart.process import end_orphans, log_tail, start
 from coldstart.record import LocalRunError, locked, prepared, read
 from coldstart.spec import Stage
 from coldstart.status import ErrorCode, StageState
@@ -296,3 +297,12 @@ def test_the_tail_of_a_log_is_the_stage_s_own(tmp_path):
     (tmp_path / "log.txt").write_text(noise + "only torchrun spoke\n")
     assert "only torchrun spoke" in log_tail(tmp_path)
     assert log_tail(tmp_path / "absent") == ""
+
+
+def test_an_attempt_is_known_to_live_from_its_first_moment_and_is_ended(tmp_path):
+    order = build_order(make_run(), Stage.SFT, 1, {}, storage=str(tmp_path), workdir=str(tmp_path))
+    place = RunLayout(tmp_path / "r").stage("sft")
+    attempt = start(order, place, ["sleep", "600"])
+    assert end_orphans(place)
+    assert attempt.process.wait(timeout=10) == -signal.SIGTERM
+    assert not end_orphans(place)
