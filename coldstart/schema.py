@@ -75,6 +75,8 @@ def problems(
 def _path(item: Mapping[str, Any]) -> str:
     path = ""
     for part in item["loc"]:
+        if part == "[key]":  # pydantic's mark for a mapping's key, as against its value
+            continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
     return path.lstrip(".") or "document"
 

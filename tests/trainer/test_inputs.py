@@ -1,0 +1,189 @@
+"""What an order's models must be before torch is imported: each broken once."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from stage_attempts import order
+
+from coldstart.checkpoint import CheckpointError, manifest_digest
+from coldstart.layout import output
+from coldstart.stage import MANIFEST
+from coldstart.status import ErrorCode
+from coldstart_trainer import checkpoint
+from coldstart_trainer.architecture import ModelError
+from coldstart_trainer.inputs import resolve
+
+
+@pytest.fixture
+def base(tiny_model, tmp_path):
+    return shutil.copytree(tiny_model, tmp_path / "base")
+
+
+@pytest.fixture
+def final(base, tmp_path):
+    """A finished SFT checkpoint whose weights are those of the base model."""
+    given = order("sft", tmp_path / "runs", base, "rows.jsonl")
+    layout = output(given)
+    shutil.copytree(base, layout.root / "final.partial")
+    (source,) = resolve(given)
+    origin = checkpoint.Origin(given, source, ())
+    checkpoint.finish(layout.root / "final.partial", layout, origin, 12, {"loss": 1.0})
+    return layout.final
+
+
+def grpo_from(final, base, tmp_path, **changes):
+    taken = {"name": "sft", "location": "run/sft/final", "digest": manifest_digest(final)}
+    return order("grpo", tmp_path / "runs", base, "rows.jsonl", inputs=[taken], **changes)
+
+
+def refusal(given, **how):
+    with pytest.raises((CheckpointError, ModelError)) as caught:
+        resolve(given, **how)
+    return caught.value.code, str(caught.value)
+
+
+def test_a_base_model_beside_the_run_file(base, tmp_path):
+    (found,) = resolve(order("sft", tmp_path / "runs", base, "rows.jsonl"))
+    assert found.directory == base
+    assert found.digest is None
+    assert found.manifest is None
+
+
+def test_a_name_is_relative_to_the_working_directory(base, tmp_path):
+    given = order("sft", tmp_path / "runs", "base", "rows.jsonl")
+    (found,) = resolve(given.model_copy(update={"workdir": str(tmp_path)}))
+    assert found.directory == base
+
+
+def test_a_checkpoint_of_the_storage(final, base, tmp_path):
+    (found,) = resolve(grpo_from(final, base, tmp_path))
+    (start,) = resolve(order("sft", tmp_path / "runs", base, "rows.jsonl"))
+    assert found.directory == final
+    assert found.manifest.step == 12
+    assert found.fingerprints == start.fingerprints
+
+
+def test_the_names_of_what_the_base_model_may_not_be(base, tmp_path):
+    config = base / "config.json"
+    original = config.read_text()
+    given = order("sft", tmp_path / "runs", base, "rows.jsonl")
+    config.write_text(json.dumps({"model_type": "llama"}))
+    assert refusal(given)[0] is ErrorCode.MODEL_INVALID
+    assert "'llama' is not supported" in refusal(given)[1]
+    config.unlink()
+    assert "no config.json" in refusal(given)[1]
+    config.write_text(original)
+    (base / "model.safetensors").unlink()
+    assert "no *.safetensors" in refusal(given)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", "spec.model.name: there is no directory"),
+        ("./no/where", "spec.model.name: there is no directory"),
+        ("/no/where", "spec.model.name: there is no directory"),
+        ("org/model", "spec.model.name: 'org/model' cannot be fetched from the hub"),
+    ],
+)
+def test_a_base_model_that_is_not_there(tmp_path, name, message):
+    code, said = refusal(order("sft", tmp_path / "runs", name, "rows.jsonl"))
+    assert code is ErrorCode.MODEL_INVALID
+    assert message in said
+
+
+def test_a_base_model_from_the_hubs_cache(tiny_model, tmp_path, monkeypatch):
+    commit = "0" * 40
+    repository = tmp_path / "hub" / "models--org--tiny"
+    shutil.copytree(tiny_model, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    given = order("sft", tmp_path / "runs", "org/tiny", "rows.jsonl")
+    pinned = [item.model_copy(update={"revision": commit}) for item in given.inputs]
+    (found,) = resolve(given.model_copy(update={"inputs": tuple(pinned)}))
+    assert found.directory == repository / "snapshots" / commit
+
+
+def test_a_checkpoint_that_was_torn(final, base, tmp_path):
+    given = grpo_from(final, base, tmp_path)
+    with (final / "model.safetensors").open("r+b") as stream:
+        stream.truncate(1000)
+    code, said = refusal(given)
+    assert code is ErrorCode.CHECKPOINT_INVALID
+    assert "has 1000 bytes" in said
+
+
+def test_a_checkpoint_that_was_tampered_with(final, base, tmp_path):
+    given = grpo_from(final, base, tmp_path)
+    weights = final / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    code, said = refusal(given)
+    assert code is ErrorCode.CHECKPOINT_INVALID
+    assert "SHA-256" in said
+
+
+def test_a_checkpoint_that_was_replaced(final, base, tmp_path):
+    given = grpo_from(final, base, tmp_path)
+    document = json.loads((final / MANIFEST).read_bytes())
+    (final / MANIFEST).write_text(json.dumps(document | {"step": 13}))
+    for hashes in (True, False):
+        assert refusal(given, hashes=hashes)[0] is ErrorCode.CHECKPOINT_MISMATCH
+
+
+def test_a_checkpoint_that_is_not_there(final, base, tmp_path):
+    given = grpo_from(final, base, tmp_path)
+    (final / MANIFEST).unlink()
+    code, said = refusal(given)
+    assert code is ErrorCode.CHECKPOINT_INVALID
+    assert "holds no coldstart.json" in said
+
+
+def test_a_checkpoint_of_another_base_model(final, base, tmp_path):
+    other = shutil.copytree(base, tmp_path / "other")
+    code, said = refusal(grpo_from(final, other, tmp_path))
+    assert code is ErrorCode.CHECKPOINT_MISMATCH
+    assert said.startswith("spec.model: ")
+    assert "'run'" in said
+
+
+def test_a_checkpoint_of_a_base_model_that_changed_since(final, base, tmp_path):
+    config = json.loads((base / "config.json").read_bytes())
+    (base / "config.json").write_text(json.dumps(config | {"note": "edited"}))
+    code, said = refusal(grpo_from(final, base, tmp_path))
+    assert code is ErrorCode.CHECKPOINT_MISMATCH
+    assert said.startswith("spec.model: ")
+
+
+def test_a_checkpoint_of_another_conversation(final, base, tmp_path):
+    given = grpo_from(final, base, tmp_path, conversation={"suffix": " Think."})
+    code, said = refusal(given)
+    assert code is ErrorCode.CHECKPOINT_MISMATCH
+    assert said.startswith("spec.conversation: ")
+    assert "suffix" in said
+
+
+def test_an_input_whose_stage_has_not_finished(base, tmp_path):
+    waiting = [{"name": "sft", "location": "run/sft/final"}]
+    given = order("grpo", tmp_path / "runs", base, "rows.jsonl", inputs=waiting)
+    assert refusal(given)[0] is ErrorCode.INVALID_ORDER
+
+
+def test_another_process_only_looks_at_the_manifest(final, base, tmp_path):
+    given = grpo_from(final, base, tmp_path)
+    with (final / "model.safetensors").open("ab") as stream:
+        stream.write(b"more")
+    (found,) = resolve(given, hashes=False)
+    assert found.directory == final
+
+
+def test_torch_is_not_needed():
+    code = (
+        "import sys, coldstart_trainer.__main__; "
+        "sys.exit(bool({'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

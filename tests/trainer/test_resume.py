@@ -1,0 +1,180 @@
+"""Real processes, killed and told to end: what was reached is kept, and goes on exactly."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from stage_attempts import (
+    again,
+    carried_out,
+    lines,
+    losses,
+    order,
+    read_result,
+    start,
+    wait_for_update,
+)
+
+from coldstart.checkpoint import verify
+from coldstart.layout import output
+from coldstart.status import ErrorCode
+
+pytestmark = pytest.mark.slow
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+
+
+def last_step(given):
+    steps = [
+        int(path.name.split("-")[1]) for path in output(given).checkpoints.glob("checkpoint-*")
+    ]
+    return max(steps, default=0)
+
+
+def weights(given):
+    tensors = load_file(output(given).final / "model.safetensors")
+    return {name: value.flatten().tolist() for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize(("stage", "updates"), [("sft", 12), ("grpo", 20)])
+def test_killed_at_random_and_resumed_is_as_if_never_stopped(
+    stage, updates, tiny_model, tiny_rows, tmp_path
+):
+    whole = order(stage, tmp_path / "whole", tiny_model, tiny_rows)
+    assert carried_out(whole, tmp_path / "whole.json")[0] == 0
+    given = order(stage, tmp_path / "runs", tiny_model, tiny_rows)
+    generator = random.Random(0)
+    for kind in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        result = tmp_path / f"{given.attempt}.json"
+        process = start(given, result)
+        reached = max(losses(given), default=0)
+        if reached + 1 < updates:
+            wait_for_update(
+                given, process, generator.randint(reached + 1, min(reached + 4, updates - 1))
+            )
+        process.send_signal(kind)
+        code = process.wait(timeout=120)
+        if kind is signal.SIGTERM and code:
+            assert code == 143
+            assert read_result(result).error.code is ErrorCode.TERMINATED
+        given = again(given)
+    code, result = carried_out(given, tmp_path / "last.json")
+    assert (code, result.checkpoint.step) == (0, updates)
+    assert losses(given) == losses(whole)
+    assert weights(given) == weights(whole)
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_told_to_end_it_saves_after_the_step(stage, tiny_model, tiny_rows, tmp_path):
+    given = order(stage, tmp_path / "runs", tiny_model, tiny_rows, epochs=500, saveSteps=10_000)
+    process = start(given, tmp_path / "result.json")
+    wait_for_update(given, process, 3)
+    process.terminate()
+    time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=120) == 143
+    error = read_result(tmp_path / "result.json").error
+    assert error.code is ErrorCode.TERMINATED
+    step = last_step(given)
+    assert step >= 3
+    assert f"saved at update {step}" in error.message
+    verify(output(given).checkpoints / f"checkpoint-{step}")
+
+
+def test_torchrun_told_to_end_lets_it_save(tiny_model, tiny_rows, tmp_path):
+    given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, epochs=500, saveSteps=10_000)
+    process = start(given, tmp_path / "result.json", command=(*TORCHRUN, "--nproc-per-node=1"))
+    wait_for_update(given, process, 3)
+    process.terminate()
+    assert process.wait(timeout=120) != 0
+    assert read_result(tmp_path / "result.json").error.code is ErrorCode.TERMINATED
+    verify(output(given).checkpoints / f"checkpoint-{last_step(given)}")
+
+
+def test_scores_that_are_under_way_are_waited_for(tiny_model, tiny_rows, tmp_path):
+    """torchrun signals the whole process group, and the reward's process is in it at first."""
+    given = order(
+        "grpo",
+        tmp_path / "runs",
+        tiny_model,
+        tiny_rows,
+        updatesPerStep=1,
+        rewards=[{"name": "slow_reward:score"}],
+    )
+    (tmp_path / "workdir" / "slow_reward.py").write_text(
+        "import time\n"
+        "def score(completions, **_):\n"
+        "    time.sleep(1)\n"
+        "    return [float(index) for index in range(len(completions))]\n"
+    )
+    process = start(given, tmp_path / "result.json", command=(*TORCHRUN, "--nproc-per-node=1"))
+    wait_for_update(given, process, 1)
+    time.sleep(0.5)
+    process.terminate()
+    process.wait(timeout=120)
+    assert read_result(tmp_path / "result.json").error.code is ErrorCode.TERMINATED
+    found = losses(given)
+    assert len(found) == 2
+    assert {reward for _, _, reward in found.values()} == {7.5}
+    counted = [line["values"] for line in lines(given) if line["phase"] == "train"]
+    assert {values.get("reward_errors_total", 0.0) for values in counted} == {0.0}
+
+
+def test_it_does_not_outlive_torchrun(tiny_model, tiny_rows, tmp_path):
+    given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, epochs=500, saveSteps=10_000)
+    process = start(given, tmp_path / "result.json", command=(*TORCHRUN, "--nproc-per-node=1"))
+    wait_for_update(given, process, 3)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 60
+    while not (tmp_path / "result.json").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert read_result(tmp_path / "result.json").error.code is ErrorCode.TERMINATED
+    verify(output(given).checkpoints / f"checkpoint-{last_step(given)}")
+
+
+def test_two_processes_train_are_stopped_and_go_on_exactly(tiny_model, tiny_rows, tmp_path):
+    """Two nodes without GPUs are two processes; both are told to end, one of them first."""
+    section = {"resources": {"nodes": 2, "gpusPerNode": 0}, "epochs": 4}
+    command = (*TORCHRUN, "--nproc-per-node=2")
+    whole = order("sft", tmp_path / "whole", tiny_model, tiny_rows, **section)
+    assert start(whole, tmp_path / "whole.json", command=command).wait(timeout=300) == 0
+    given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, **section)
+    for update in (5, 10):
+        process = start(given, tmp_path / f"{given.attempt}.json", command=command)
+        wait_for_update(given, process, update)
+        process.terminate()
+        process.wait(timeout=120)
+        assert read_result(tmp_path / f"{given.attempt}.json").error.code is ErrorCode.TERMINATED
+        given = again(given)
+    assert start(given, tmp_path / "last.json", command=command).wait(timeout=300) == 0
+    assert losses(given) == losses(whole)
+    assert weights(given) == weights(whole)
+
+
+def test_a_process_that_is_lost_is_a_reason_to_try_again(tiny_model, tiny_rows, tmp_path):
+    section = {"resources": {"nodes": 2, "gpusPerNode": 0}, "epochs": 500, "saveSteps": 10_000}
+    given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, **section)
+    process = start(given, tmp_path / "result.json", command=(*TORCHRUN, "--nproc-per-node=2"))
+    wait_for_update(given, process, 3)
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    ranks = {int(pid): environ_of(pid)["RANK"] for pid in children if "RANK" in environ_of(pid)}
+    (second,) = [pid for pid, rank in ranks.items() if rank == "1"]
+    os.kill(second, signal.SIGKILL)
+    assert process.wait(timeout=120) != 0
+    code = read_result(tmp_path / "result.json").error.code
+    assert code in (ErrorCode.WORKER_LOST, ErrorCode.TERMINATED)
+    assert code.retryable
+
+
+def environ_of(pid):
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)

@@ -1,0 +1,305 @@
+"""The evaluation stage: checkpoints answer benchmarks, every response is kept; nothing is trained.
+
+What is there of an earlier attempt is kept; the missing responses come out as they would have.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
+
+from coldstart.grading import Grader, extract
+from coldstart.layout import RunLayout
+from coldstart.results import BenchmarkResult, Sample
+from coldstart.spec import Benchmark, Conversation, Decoding, Evaluation
+from coldstart.stage import StageOrder
+from coldstart.status import ErrorCode
+from coldstart.summary import Origin, graded, summarise, write_result
+from coldstart_trainer import data, model
+from coldstart_trainer.data import Rows
+from coldstart_trainer.errors import StageFailure
+from coldstart_trainer.generation import Completion, Key, generate
+from coldstart_trainer.inputs import Input
+from coldstart_trainer.progress import ProgressLog
+from coldstart_trainer.samples import SampleStore, Thumbnails
+
+_FIELD = "spec.evaluation"
+
+
+def run(order: StageOrder, inputs: Sequence[Input], progress: ProgressLog) -> dict[str, float]:
+    """Score the checkpoints of an order; the numbers of the result.
+
+    `accuracy_<checkpoint>` is the unweighted mean over the benchmarks; where there are several,
+    `accuracy_<checkpoint>_<benchmark>` is there as well.
+
+    Raises:
+        DataError, ModelError, StageFailure: with the code of the result.
+        OSError: the storage is full or cannot be written.
+    """
+    spec = order.spec.evaluation
+    assert spec is not None
+    _require_devices(spec)
+    state = PartialState(cpu=spec.resources.gpus_per_node == 0)
+    results: list[BenchmarkResult] = []
+    with Grader() as grader:
+        stage = _Stage(order, spec, progress, grader, state)
+        for source in inputs:
+            results += stage.score(source)
+    return metrics(results)
+
+
+def metrics(results: Iterable[BenchmarkResult]) -> dict[str, float]:
+    """The numbers of the stage's result, those of most interest first."""
+    found: dict[str, list[BenchmarkResult]] = {}
+    for result in results:
+        found.setdefault(result.checkpoint, []).append(result)
+    numbers = {f"accuracy_{name}": fmean(r.accuracy for r in of) for name, of in found.items()}
+    for name, of in found.items():
+        numbers[f"boxed_share_{name}"] = fmean(result.boxed_share for result in of)
+        numbers[f"mean_tokens_{name}"] = fmean(result.mean_tokens for result in of)
+    for name, of in found.items():
+        if len(of) > 1:
+            numbers |= {f"accuracy_{name}_{result.benchmark}": result.accuracy for result in of}
+    return numbers
+
+
+def probe(
+    policy: Any,
+    processor: Any,
+    rows: datasets.Dataset,
+    *,
+    conversation: Conversation,
+    batch_size: int,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None = None,
+    synced: bool = False,
+) -> dict[str, float]:
+    """How a model does on a few rows, decoded greedily: what a gate judges.
+
+    The gold answer of a row without one is the last box of its response; a row with neither is
+    not asked.
+
+    Returns:
+        `probe_accuracy`, `probe_boxed_share`, `probe_mean_tokens` and `probe_n`; only the last,
+        which is 0, where no row can be asked.
+    """
+    columns = {name: rows[name][:] for name in ("answer", "response") if name in rows.column_names}
+    golds = [_gold(columns, index) for index in range(len(rows))]
+    asked = [index for index, gold in enumerate(golds) if gold]
+    if not asked:
+        return {"probe_n": 0.0}
+    rows = rows.select(asked)
+    rounds = generate(
+        policy,
+        processor,
+        rows,
+        conversation=conversation,
+        decoding=Decoding(),
+        batch_size=batch_size,
+        seed=seed,
+        on_progress=on_progress,
+        synced=synced,
+    )
+    completions = [completion for made in rounds for completion in made]
+    with Grader() as grader:
+        grades = grader.grade_all(
+            (completion.text, golds[asked[completion.row]] or "") for completion in completions
+        )
+    return {
+        "probe_accuracy": fmean(grade.correct for grade in grades),
+        "probe_boxed_share": fmean(grade.boxed for grade in grades),
+        "probe_mean_tokens": fmean(completion.tokens for completion in completions),
+        "probe_n": float(len(completions)),
+    }
+
+
+@dataclass
+class _Stage:
+    """What all checkpoints and benchmarks of one evaluation share."""
+
+    order: StageOrder
+    spec: Evaluation
+    progress: ProgressLog
+    grader: Grader
+    state: PartialState
+    loaded: dict[tuple[int, str, str], Rows] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> RunLayout:
+        return RunLayout(Path(self.order.storage) / self.order.run.name)
+
+    def score(self, source: Input) -> list[BenchmarkResult]:
+        """The results of one checkpoint; it is loaded only if a response of it is missing."""
+        processor = model.load_processor(source.directory, self.order.spec.conversation)
+        policy: Any = None
+        results = []
+        for index, benchmark in enumerate(self.spec.benchmarks):
+            rows = self._rows(index, benchmark, source, processor)
+            origin = self._origin(benchmark, rows, source)
+            store = SampleStore(self.layout.benchmark(source.name, benchmark.name), origin)
+            if self.state.is_main_process:
+                store.open()
+            self.state.wait_for_everyone()
+            samples = store.samples()
+            # Nobody may write before everybody has read.
+            self.state.wait_for_everyone()
+            if len(samples) < origin.responses:
+                policy = policy or model.load_model(
+                    source.directory, precision=self.spec.precision, device=self.state.device
+                )
+                self._complete(
+                    _Task(source.name, benchmark, rows, store), policy, processor, samples
+                )
+                self.state.wait_for_everyone()
+                samples = store.samples()
+            results.append(self._result(store, samples))
+        return results
+
+    def _rows(self, index: int, benchmark: Benchmark, source: Input, processor: Any) -> Rows:
+        """The rows of a benchmark; which fit depends on tokenizer and processor only."""
+        prints = source.fingerprints
+        key = (index, prints.tokenizer, prints.processor)
+        if key not in self.loaded:
+            with self.state.local_main_process_first():
+                self.loaded[key] = data.load(
+                    benchmark.dataset,
+                    target="answer",
+                    conversation=self.order.spec.conversation,
+                    processor=processor,
+                    workdir=Path(self.order.workdir),
+                    seed=self.spec.seed,
+                    field=f"{_FIELD}.benchmarks[{index}].dataset",
+                )
+        return self.loaded[key]
+
+    def _origin(self, benchmark: Benchmark, rows: Rows, source: Input) -> Origin:
+        prints, decoding = source.fingerprints, self.spec.decoding
+        limit = decoding.max_completion_tokens or self.order.spec.conversation.max_completion_tokens
+        sampling = {
+            "maxCompletionTokens": limit,
+            "seed": self.spec.seed,
+            "batchSize": self.spec.batch_size,
+            "precision": self.spec.precision,
+        }
+        return Origin.model_validate(
+            {
+                "checkpoint": source.name,
+                "digest": source.digest,
+                "base_model": prints.base_model,
+                "tokenizer": prints.tokenizer,
+                "processor": prints.processor,
+                "conversation": prints.conversation,
+                "benchmark": benchmark.name,
+                "data": rows.entry.fingerprint,
+                "decoding": decoding.document() | sampling,
+                "responses": len(rows) * decoding.samples,
+                "dropped": rows.entry.dropped,
+            }
+        )
+
+    def _complete(
+        self, task: _Task, policy: Any, processor: Any, samples: Sequence[Sample]
+    ) -> None:
+        """Make the missing responses, grade them, and keep them batch by batch."""
+        known = task.keys(samples)
+        thumbnails = Thumbnails(self.layout.images)
+        for completions in generate(
+            policy,
+            processor,
+            task.rows.data,
+            conversation=self.order.spec.conversation,
+            decoding=self.spec.decoding,
+            batch_size=self.spec.batch_size,
+            seed=self.spec.seed,
+            done=known,
+            on_progress=partial(self._report, task),
+        ):
+            if self.state.is_main_process:
+                new = [item for item in completions if (item.row, item.sample) not in known]
+                drafts = [task.draft(item, thumbnails) for item in new]
+                task.store.append(graded(drafts, self.grader))
+
+    def _report(self, task: _Task, done: int, total: int) -> None:
+        self.progress.write(
+            "evaluate", done, total, label=f"{task.checkpoint}/{task.benchmark.name}"
+        )
+
+    def _result(self, store: SampleStore, samples: Sequence[Sample]) -> BenchmarkResult:
+        result = summarise(
+            samples,
+            store.origin,
+            kinds=self.spec.response_kinds,
+            reflection_words=self.spec.reflection_words,
+        )
+        if self.state.is_main_process:
+            write_result(store.directory, result)
+        return result
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One checkpoint on one benchmark."""
+
+    checkpoint: str
+    benchmark: Benchmark
+    rows: Rows
+    store: SampleStore
+
+    def keys(self, samples: Iterable[Sample]) -> set[Key]:
+        """Which responses these samples are."""
+        numbers = {name: row for row, name in enumerate(self.rows.data["id"])}
+        return {(numbers[sample.id], sample.sample) for sample in samples}
+
+    def draft(self, completion: Completion, thumbnails: Thumbnails) -> Sample:
+        """A response that is not graded yet."""
+        row: Mapping[str, Any] = self.rows.data[completion.row]
+        return Sample(
+            id=row["id"],
+            sample=completion.sample,
+            problem=row["problem"],
+            images=thumbnails.names(row["images"]),
+            gold=row["answer"],
+            choices=tuple(row.get("choices") or ()),
+            response=completion.text,
+            tokens=completion.tokens,
+            truncated=completion.truncated,
+            boxed=False,
+            outcome="ungraded",
+        )
+
+
+def _gold(columns: Mapping[str, Sequence[str | None]], index: int) -> str | None:
+    if "answer" in columns and columns["answer"][index]:
+        return columns["answer"][index]
+    return extract(columns["response"][index] or "").span if "response" in columns else None
+
+
+def _require_devices(spec: Evaluation) -> None:
+    """Refuse to evaluate on less than the spec asks for.
+
+    Raises:
+        StageFailure: ResourcesMissing.
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    message = ""
+    if there < spec.resources.gpus_per_node:
+        message = (
+            f"resources.gpusPerNode is {spec.resources.gpus_per_node}, but this machine has "
+            f"{there} usable GPUs; set it to 0 to evaluate on the CPU"
+        )
+    elif started != spec.resources.world_size:
+        message = (
+            f"resources asks for {spec.resources.world_size} processes, torchrun started {started}"
+        )
+    if message:
+        raise StageFailure(ErrorCode.RESOURCES_MISSING, f"{_FIELD}.{message}")

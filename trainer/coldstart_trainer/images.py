@@ -1,0 +1,173 @@
+"""Images in data sets: one shape for all that they come in, and what their headers tell.
+
+Nothing here decodes pixels, but where a file looks cut off.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+
+STORAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+"""How `datasets` stores an image."""
+
+_EDGE = 4096
+_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+
+# What Pillow raises for files that are not, or not quite, images.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message says why, the caller adds where it is."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a look at an image's header tells."""
+
+    width: int
+    height: int
+    mark: bytes
+    """Its length, head and tail: what a fingerprint takes of it."""
+
+
+def image_lists(column: pa.ChunkedArray, folder: Callable[[int], Path]) -> pa.ChunkedArray:
+    """A column of images, however they are given, as lists of `STORAGE`; bytes are not copied.
+
+    Args:
+        column: one image or a list of them in each row, as bytes, paths or structs of both.
+        folder: the directory that the paths of a row are relative to.
+
+    Raises:
+        ImageError: the column's type holds no images.
+    """
+    chunks, row = [], 0
+    for chunk in column.chunks:
+        chunks.append(_list_chunk(chunk, row, folder))
+        row += len(chunk)
+    return pa.chunked_array(chunks, type=pa.list_(STORAGE))
+
+
+def facts(value: dict[str, Any] | None) -> ImageFacts:
+    """Size and mark of a stored image, from its header and tail.
+
+    Raises:
+        ImageError: it is absent, no image, cut off, or too large to be decoded.
+    """
+    if value is None or (value["bytes"] is None and value["path"] is None):
+        raise ImageError("is null")
+    if value["bytes"] is not None:
+        return _read(io.BytesIO(value["bytes"]), len(value["bytes"]))
+    path = Path(value["path"])
+    try:
+        with path.open("rb") as stream:
+            return _read(stream, path.stat().st_size)
+    except FileNotFoundError:
+        raise ImageError(f"is missing: there is no file {path}") from None
+    except IsADirectoryError:
+        raise ImageError(f"is missing: {path} is a directory") from None
+
+
+def _list_chunk(chunk: pa.Array, row: int, folder: Callable[[int], Path]) -> pa.Array:
+    if pa.types.is_null(chunk.type):
+        lengths, values = np.zeros(len(chunk), dtype=np.int64), pa.array([], STORAGE)
+    elif _is_list(chunk.type):
+        lengths = np.asarray(chunk.value_lengths().fill_null(0), dtype=np.int64)
+        values = chunk.flatten()
+    else:
+        lengths = np.asarray(chunk.is_valid(), dtype=bool).astype(np.int64)
+        values = chunk.drop_null()
+    owners = np.repeat(np.arange(row, row + len(chunk)), lengths)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), _stored(values, owners, folder))
+
+
+def _stored(values: pa.Array, owners: np.ndarray, folder: Callable[[int], Path]) -> pa.Array:
+    """Images as `STORAGE`, with absolute paths; `owners` has the row of each."""
+    kind = values.type
+    if pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}:
+        names = {field.name for field in kind}
+        data = values.field("bytes") if "bytes" in names else pa.nulls(len(values), pa.binary())
+        paths = values.field("path") if "path" in names else pa.nulls(len(values), pa.string())
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        data, paths = values, pa.nulls(len(values), pa.string())
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        data, paths = pa.nulls(len(values), pa.binary()), values
+    elif pa.types.is_null(kind):
+        data, paths = pa.nulls(len(values), pa.binary()), pa.nulls(len(values), pa.string())
+    else:
+        raise ImageError(f"holds {kind}, not images: bytes, paths or {{bytes, path}} are needed")
+    if data.null_count:
+        paths = _absolute(paths, data, owners, folder)
+    return pa.StructArray.from_arrays(
+        [data.cast(pa.binary()), paths.cast(pa.string())], names=["bytes", "path"]
+    )
+
+
+def _absolute(
+    paths: pa.Array, data: pa.Array, owners: np.ndarray, folder: Callable[[int], Path]
+) -> pa.Array:
+    """Paths that must be read, made absolute; beside embedded bytes a path is but a name."""
+    embedded = np.asarray(data.is_valid(), dtype=bool)
+    return pa.array(
+        [
+            path if path is None or inside else str(folder(int(owner)) / path)
+            for path, inside, owner in zip(paths.to_pylist(), embedded, owners, strict=True)
+        ],
+        pa.string(),
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    checks = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(check(kind) for check in checks)
+
+
+def _read(stream: BinaryIO, size: int) -> ImageFacts:
+    try:
+        with warnings.catch_warnings():
+            # Its limit is checked below, as an error: a warning per row helps nobody.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(stream)
+    except UnidentifiedImageError:
+        raise ImageError("cannot be decoded: it is no image that Pillow knows") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"is too large to be decoded ({error}): scale it down") from error
+    except _UNREADABLE as error:
+        raise ImageError(f"cannot be decoded: {error}") from error
+    width, height = image.size
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ImageError(f"has {width} x {height} pixels, more than {limit}: scale it down")
+    stream.seek(0)
+    head = stream.read(_EDGE)
+    stream.seek(max(0, size - _EDGE))
+    tail = stream.read(_EDGE)
+    if _looks_cut(image.format, head, tail, size):
+        _decode(image, stream)
+    return ImageFacts(width, height, b"%d:" % size + head + tail)
+
+
+def _looks_cut(kind: str | None, head: bytes, tail: bytes, size: int) -> bool:
+    if kind == "WEBP":
+        return int.from_bytes(head[4:8], "little") + 8 > size
+    return kind in _ENDS and _ENDS[kind] not in tail
+
+
+def _decode(image: Image.Image, stream: BinaryIO) -> None:
+    """Decode pixels: only this tells a cut file from one with an unusual end."""
+    stream.seek(0)
+    try:
+        image.load()
+    except _UNREADABLE as error:
+        raise ImageError(f"cannot be decoded: {error}") from error

@@ -1,0 +1,225 @@
+"""Models and processors as directories hold them: loaded, frozen by parts, counted; not trained."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from coldstart.spec import Conversation, Part
+from coldstart_trainer.architecture import ARCHITECTURES, ModelError, model_type
+
+__all__ = [
+    "ModelError",
+    "freeze",
+    "image_token_ids",
+    "image_tokens",
+    "load_model",
+    "load_processor",
+    "model_type",
+    "parameter_counts",
+    "part_of",
+]
+
+PARTS: tuple[Part, ...] = get_args(Part)
+"""Every part of a model; each parameter belongs to exactly one."""
+
+_IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
+
+
+def load_processor(directory: Path, conversation: Conversation) -> Any:
+    """The processor of a model directory, its pixels bounded by the conversation, left-padding.
+
+    It is the stock class without its video half, which no stage uses and which cannot be loaded
+    where torchvision is not: images are then resized by Pillow instead.
+
+    Raises:
+        ModelError: the directory has no usable processor, or another architecture.
+    """
+    kind = model_type(directory)
+    if not any((directory / name).is_file() for name in _IMAGE_SETTINGS):
+        raise ModelError(
+            f"{directory} has no image processor ({' or '.join(_IMAGE_SETTINGS)}): "
+            "copy the processor's files of the base model into it"
+        )
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        # The library would make one with an empty vocabulary.
+        raise ModelError(
+            f"{directory} has no tokenizer (tokenizer.json): "
+            "copy the tokenizer's files of the base model into it"
+        )
+    try:
+        processor = _image_only_processor(directory, kind, conversation)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        # The library reports a damaged settings file in any of these ways.
+        raise ModelError(f"{directory}: the processor cannot be loaded: {error}") from error
+    _check_processor(processor, directory)
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def load_model(
+    directory: Path, *, precision: Literal["bf16", "fp32"], device: torch.device | str | None = None
+) -> Any:
+    """The model of a directory, in evaluation mode, with weights in the given precision.
+
+    Args:
+        directory: a plain Hugging Face directory.
+        precision: of the weights. Training takes `fp32`: master weights, with bf16 compute left
+            to the trainer's autocast.
+        device: where to put it; None leaves it where it was loaded.
+
+    Raises:
+        ModelError: another architecture, weights that are missing, torn or of another shape.
+    """
+    model_type(directory)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    try:
+        loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+            directory, dtype=dtype, output_loading_info=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        # A missing, torn or foreign weight file surfaces as any of these.
+        raise ModelError(f"{directory}: the weights cannot be loaded: {error}") from error
+    model, report = loaded
+    missing = [*report["missing_keys"], *report.get("mismatched_keys", ())]
+    if missing:
+        # The library would go on with random values in their place, after a warning.
+        raise ModelError(
+            f"{directory}: {len(missing)} weights are missing or of another shape, such as "
+            f"{min(map(str, missing))}"
+        )
+    return model if device is None else model.to(device)
+
+
+def part_of(parameter: str) -> Part:
+    """The part that a parameter belongs to, by its name in the loaded model.
+
+    `aligner`: what maps image features into the language model (`visual.merger`, and Qwen3-VL's
+    `visual.deepstack_merger_list`); `vision`: the rest of `visual`; `language`: all else, the
+    embeddings and the output head included.
+    """
+    names = parameter.split(".")
+    if "visual" not in names:
+        return "language"
+    below = names[names.index("visual") + 1]
+    return "aligner" if below in ("merger", "deepstack_merger_list") else "vision"
+
+
+def freeze(model: Any, parts: Iterable[Part]) -> dict[Part, int]:
+    """Train every part but these.
+
+    Returns:
+        How many numbers each part that is trained has.
+
+    Raises:
+        ModelError: nothing would be left to train.
+    """
+    frozen = set(parts)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) not in frozen)
+    trained = {part: n for part, n in parameter_counts(model).items() if part not in frozen}
+    if not any(trained.values()):
+        raise ModelError(f"freeze names every part ({', '.join(sorted(frozen))}): nothing to train")
+    return trained
+
+
+def parameter_counts(model: Any) -> dict[Part, int]:
+    """How many numbers each part has; tied weights count once."""
+    counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        # ZeRO-3 leaves an empty shard in the parameter and the true size beside it.
+        counts[part_of(name)] += int(getattr(parameter, "ds_numel", parameter.numel()))
+    return counts
+
+
+def image_token_ids(processor: Any) -> list[int]:
+    """Tokens that stand for pixels: a response that held one would be read as an image."""
+    vocabulary = processor.tokenizer.get_vocab()
+    names = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    return [vocabulary[name] for name in names if name in vocabulary]
+
+
+def image_tokens(processor: Any, width: int, height: int) -> int:
+    """Tokens that an image of this size becomes, without looking at its pixels.
+
+    Raises:
+        ValueError: it is more than 200 times as long as wide, which the model's own resizing
+            (`smart_resize`) refuses.
+    """
+    images = processor.image_processor
+    return int(images.get_number_of_image_patches(height, width, {})) // int(images.merge_size**2)
+
+
+@cache
+def _has_torchvision() -> bool:
+    if importlib.util.find_spec("torchvision") is None:
+        return False
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, OSError, RuntimeError):
+        # A build for another torch is found, but fails: `operator torchvision::nms does not exist`.
+        return False
+    return True
+
+
+def _image_only_processor(directory: Path, kind: str, conversation: Conversation) -> Any:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    backend: Any = Qwen2VLImageProcessorPil
+    if _has_torchvision():
+        backend = transformers.Qwen2VLImageProcessor
+    images = backend.from_pretrained(
+        directory,
+        local_files_only=True,
+        min_pixels=conversation.min_pixels,
+        max_pixels=conversation.max_pixels,
+    )
+    template = _chat_template(directory) or tokenizer.chat_template
+    return _image_only_class(kind)(images, tokenizer, chat_template=template)
+
+
+@cache
+def _image_only_class(kind: str) -> type[Any]:
+    """The stock processor class without its video half.
+
+    It keeps the stock name, which `save_pretrained` writes as `processor_class`: from a name that
+    it does not know, `AutoProcessor` returns the bare tokenizer and says nothing.
+    """
+    name = ARCHITECTURES[kind]
+    stock: type[Any] = getattr(transformers, name)
+
+    def start(
+        self: Any,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+    ) -> None:
+        stock.__init__(self, image_processor, tokenizer, None, chat_template=chat_template)
+
+    return type(name, (stock,), {"__init__": start, "__module__": stock.__module__})
+
+
+def _chat_template(directory: Path) -> str | None:
+    jinja, legacy = directory / "chat_template.jinja", directory / "chat_template.json"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    if legacy.is_file():
+        template = json.loads(legacy.read_bytes()).get("chat_template")
+        return str(template) if template else None
+    return None
+
+
+def _check_processor(processor: Any, directory: Path) -> None:
+    if not processor.chat_template:
+        raise ModelError(f"{directory} has no chat template: copy chat_template.jinja into it")
+    vocabulary = processor.tokenizer.get_vocab()
+    if "<|image_pad|>" not in vocabulary:
+        raise ModelError(f"{directory}: its tokenizer has no token <|image_pad|>")

@@ -1,0 +1,279 @@
+"""Where rows come from: hub data sets and local files, read as Arrow columns; rows are not judged.
+
+Parquet and hub data are memory-mapped by `datasets`. JSON is read here, so that a mistake in it is
+reported with its line, and an answer may be a number in one row and a text in the next.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.exceptions import DatasetsError
+
+from coldstart.spec import Dataset
+from coldstart.status import ErrorCode
+from coldstart_trainer.images import ImageError, image_lists
+
+SUFFIXES = (".parquet", ".jsonl", ".json")
+"""The local files that can be read."""
+
+_OPTIONAL = ("id", "choices")
+
+# What `datasets`, the hub's client and the network raise.
+_HUB_ERRORS = (DatasetsError, OSError, ValueError, RuntimeError, httpx.HTTPError)
+
+
+class DataError(ValueError):
+    """A data set that cannot be used, with the error code of the stage's result."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a source, or the hub data set as a whole."""
+
+    first: int
+    """The number of its first row in the source."""
+    label: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """The columns of a data set by our names, and where each row is from."""
+
+    table: pa.Table
+    files: tuple[File, ...]
+
+    def place(self, row: int) -> str:
+        """A row as a person finds it: its file, and its number there, from 0."""
+        file = self._file(row)
+        return f"{file.label}, row {row - file.first}"
+
+    def folder(self, row: int) -> Path:
+        """The directory that the row's image paths are relative to."""
+        return self._file(row).folder
+
+    def _file(self, row: int) -> File:
+        return self.files[bisect.bisect_right(self.files, row, key=lambda file: file.first) - 1]
+
+
+def read(dataset: Dataset, required: Iterable[str], workdir: Path, field: str) -> Source:
+    """The columns of a data set that we have a use for.
+
+    Args:
+        dataset: what the spec says.
+        required: of `problem`, `answer`, `response`: which columns there must be.
+        workdir: the directory that local names are relative to.
+        field: the path of the data set in the spec, for errors.
+
+    Raises:
+        DataError: it is not there, not readable, or lacks a column.
+    """
+    local = workdir / Path(dataset.name).expanduser()
+    if not local.exists() and not _looks_like_a_path(dataset.name):
+        loaded = _hub(dataset, field)
+        source = [(loaded.data.table, File(0, dataset.name, workdir))]
+    elif not local.exists():
+        raise DataError(ErrorCode.DATASET_NOT_FOUND, f"{field}.name: there is no file {local}")
+    else:
+        paths = _directory_files(dataset, local, field) if local.is_dir() else [local]
+        source = list(_local(paths, dataset, workdir, field))
+    files = tuple(file for _, file in source)
+    tables = [_named(table, dataset, set(required), file, field) for table, file in source]
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowInvalid as error:
+        message = f"{field}.name: the files of {dataset.name} do not fit together: {error}"
+        raise _invalid(message) from error
+    return _with_image_lists(Source(table, files), dataset, field)
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return (
+        name.startswith(("/", ".", "~")) or name.endswith((*SUFFIXES, "/")) or name.count("/") > 1
+    )
+
+
+def _hub(dataset: Dataset, field: str) -> datasets.Dataset:
+    try:
+        with _without_progress_bars():
+            loaded = datasets.load_dataset(
+                dataset.name, dataset.config, split=dataset.split, revision=dataset.revision
+            )
+    except _HUB_ERRORS as error:
+        raise DataError(
+            ErrorCode.DATASET_NOT_FOUND,
+            f"{field}.name: {dataset.name!r} (split {dataset.split!r}) is neither a file beside "
+            f"the run.yaml nor to be had from the hub: {_first_line(error)}",
+        ) from error
+    assert isinstance(loaded, datasets.Dataset)
+    return loaded
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """A stage's output goes to a file, which a bar would fill with its every state."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _directory_files(dataset: Dataset, directory: Path, field: str) -> list[Path]:
+    """The files of a split, found as the hub finds them: by name, or as a README's header says."""
+    try:
+        builder = datasets.load_dataset_builder(str(directory), dataset.config)
+        splits = builder.config.data_files or {}
+    except _HUB_ERRORS as error:
+        raise _invalid(f"{field}.name: {directory}: {_first_line(error)}") from error
+    if dataset.split not in splits:
+        known = ", ".join(map(str, splits)) or "none"
+        raise _invalid(f"{field}.split: {directory} has no split {dataset.split!r} (has: {known})")
+    return [Path(name) for name in splits[dataset.split]]
+
+
+def _local(
+    paths: list[Path], dataset: Dataset, workdir: Path, field: str
+) -> Iterator[tuple[pa.Table, File]]:
+    first = 0
+    for path in paths:
+        if path.suffix not in SUFFIXES:
+            raise _invalid(f"{field}.name: {path} is none of {', '.join(SUFFIXES)}")
+        try:
+            columns = {*dataset.columns.document().values(), *_OPTIONAL}
+            table = _parquet(path, columns) if path.suffix == ".parquet" else _json(path, columns)
+        except (*_HUB_ERRORS, pa.ArrowException) as error:
+            raise _invalid(f"{field}.name: {path} cannot be read: {_first_line(error)}") from error
+        label = str(path.relative_to(workdir)) if path.is_relative_to(workdir) else str(path)
+        yield table, File(first, label, path.parent)
+        first += table.num_rows
+
+
+def _parquet(path: Path, columns: set[str]) -> pa.Table:
+    metadata = pq.read_metadata(path)
+    known = metadata.schema.to_arrow_schema().names
+    if not metadata.num_rows:
+        return metadata.schema.to_arrow_schema().empty_table()
+    with _without_progress_bars():
+        loaded = datasets.load_dataset(
+            "parquet",
+            data_files=str(path),
+            split="train",
+            columns=[name for name in known if name in columns] or None,
+        )
+    assert isinstance(loaded, datasets.Dataset)
+    return loaded.data.table.replace_schema_metadata({"columns": json.dumps(known)})
+
+
+def _json(path: Path, columns: set[str]) -> pa.Table:
+    rows = list(_json_rows(path))
+    known = list(dict.fromkeys(name for row in rows for name in row))
+    arrays = {
+        name: _json_column([row.get(name) for row in rows]) for name in known if name in columns
+    }
+    # A table without columns would lose how many rows there are.
+    table = pa.table(arrays or {"": pa.nulls(len(rows))})
+    return table.replace_schema_metadata({"columns": json.dumps(known)})
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        yield from (_json_object(item, f"item {i}") for i, item in enumerate(json.loads(text)))
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                item = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is not JSON: {error}") from error
+            yield _json_object(item, f"line {number}")
+
+
+def _json_object(item: object, where: str) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise ValueError(f"{where} is not an object")  # noqa: TRY004 - a mistake in a file
+    return item
+
+
+def _json_column(values: list[Any]) -> pa.Array:
+    """A column of JSON values: texts where texts and numbers occur, lists where lists do."""
+    if any(isinstance(value, str) for value in values):
+        values = [
+            str(value) if isinstance(value, (int, float, bool)) else value for value in values
+        ]
+    if any(isinstance(value, list) for value in values):
+        values = [[value] if isinstance(value, (str, dict)) else value for value in values]
+    return pa.array(values)
+
+
+def _named(
+    table: pa.Table, dataset: Dataset, required: set[str], file: File, field: str
+) -> pa.Table:
+    """The columns under our names; those that must be there are."""
+    names = dataset.columns.document()
+    known = json.loads((table.schema.metadata or {}).get(b"columns", b"[]")) or table.column_names
+    for ours, theirs in names.items():
+        # A resolved spec names every column, so only another name than the default's was asked for.
+        asked = theirs != ours
+        if theirs not in table.column_names and (ours in required or asked):
+            raise _invalid(
+                f"{field}.columns.{ours}: {file.label} has no column {theirs!r}; set "
+                f"columns.{ours} to one of: {', '.join(known) or 'none'}"
+            )
+    if names["images"] not in table.column_names:
+        _refuse_hidden_images(known, file, field)
+    wanted = {**{name: name for name in _OPTIONAL}, **names}
+    found = {ours: theirs for ours, theirs in wanted.items() if theirs in table.column_names}
+    return pa.table({ours: table.column(theirs) for ours, theirs in found.items()})
+
+
+def _refuse_hidden_images(known: list[str], file: File, field: str) -> None:
+    """Pictures under another name would be left out, and the model trained blind."""
+    suspects = [name for name in known if name.lower() in ("image", "img", "picture", "pictures")]
+    if suspects:
+        raise _invalid(
+            f"{field}.columns.images: {file.label} has no column 'images', but one "
+            f"called {suspects[0]!r}: set columns.images to it"
+        )
+
+
+def _with_image_lists(source: Source, dataset: Dataset, field: str) -> Source:
+    if "images" not in source.table.column_names:
+        return source
+    index = source.table.column_names.index("images")
+    try:
+        images = image_lists(source.table.column("images"), source.folder)
+    except ImageError as error:
+        raise _invalid(
+            f"{field}.columns.images: column {dataset.columns.images!r} of {dataset.name} {error}"
+        ) from error
+    return Source(source.table.set_column(index, "images", images), source.files)
+
+
+def _invalid(message: str) -> DataError:
+    return DataError(ErrorCode.DATASET_INVALID, message)
+
+
+def _first_line(error: BaseException) -> str:
+    cause: BaseException = error
+    while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__:
+        cause = cause.__cause__
+    return (str(cause).splitlines() or [type(cause).__name__])[0][:500]
