@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -114,20 +113,14 @@ def _fail(local: LocalRun, status: RunStatus) -> NoReturn:
 
 
 def _check_runnable(wanted: ReasoningRun, only: frozenset[Stage], file: Path) -> None:
-    """Refuse what one machine cannot do, before anything is written."""
+    """Refuse what cannot work on this machine, before anything is written."""
+    from coldstart.preflight import mistakes
+
     for stage in sorted(only):
         if stage not in wanted.spec.stages:
             _mistake(f"--stage {stage.value}: {file} has no spec.{stage.value}")
-    for stage in wanted.spec.stages:
-        nodes = wanted.spec.stage(stage).resources.nodes
-        if nodes > 1:
-            _mistake(
-                f"{file}: spec.{stage.value}.resources.nodes: is {nodes}, "
-                "but coldstart run has one machine; set it to 1"
-            )
-    for module in ("torch", "trl", "coldstart_trainer"):
-        if importlib.util.find_spec(module) is None:
-            _mistake(f"{module} is not installed: pip install 'coldstart-operator[trainer]'")
+    if found := mistakes(wanted.spec, file.resolve().parent):
+        _mistake("\n".join(f"{file}: {line}" for line in found))
 
 
 @main.command()

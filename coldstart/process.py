@@ -88,6 +88,8 @@ def start(order: StageOrder, layout: StageLayout, command: list[str]) -> Attempt
         ORDER_ENV: document,
         RESULT_ENV: str(result.absolute()),
         "PYTHONUNBUFFERED": "1",
+        # Else a file beside the run.yaml that is called as a library is would be taken for it.
+        "PYTHONSAFEPATH": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # torchrun kills what has not ended so long after it was told to; its default is 30 s.
         "PET_SHUTDOWN_TIMEOUT": str(int(GRACE_SECONDS)),

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
+from coldstart.dataset import Dataset
 from coldstart.schema import (
     Contract,
     Name,
@@ -81,37 +82,6 @@ class Conversation(Contract):
         if self.min_pixels > self.max_pixels:
             raise ValueError("minPixels must not be greater than maxPixels")
         return self
-
-
-class Columns(Contract):
-    """Which column of the data set holds what."""
-
-    images: Name = "images"
-    """A list of images, or one image: bytes, paths or decoded."""
-    problem: Name = "problem"
-    """The question; `<image>` marks, if any, must be as many as the images."""
-    answer: Name = "answer"
-    """The short gold answer (GRPO, evaluation)."""
-    response: Name = "response"
-    """The whole response to learn (SFT)."""
-
-
-class Dataset(Contract):
-    """Rows of problems with images."""
-
-    name: Name
-    """A hub id, or a `.parquet`, `.jsonl` or `.json` file, or a directory of them: beside the
-    run.yaml on one machine, in the storage on a cluster."""
-    revision: Name | None = None
-    """The commit of a hub id."""
-    config: Name | None = None
-    """The configuration of a hub data set."""
-    split: Name = "train"
-    """The split of a hub data set, or of a directory with the hub's layout."""
-    columns: Columns = Columns()
-    """Which column holds what."""
-    limit: Positive | None = None
-    """Use this many rows, drawn with the stage's seed."""
 
 
 class Resources(Contract):

@@ -1,6 +1,7 @@
 """The command line: exit codes, files written, and what is refused before anything is."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -78,18 +79,34 @@ def test_a_stage_that_the_file_does_not_have_is_refused(here):
     )
 
 
-def test_several_machines_are_refused_on_one(here):
-    spec = RUN["spec"] | {"sft": {"dataset": {"name": "d"}, "resources": {"nodes": 2}}}
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"resources": {"nodes": 2}}, "spec.grpo.resources.nodes: is 2"),
+        ({"rollout": {"engine": "vllm"}}, "spec.grpo.rollout.engine: vllm is not built yet"),
+        ({"dataset": {"name": "gone.jsonl"}}, "spec.grpo.dataset.name: there is no file"),
+        ({"probe": {"dataset": {"name": "./gone"}}}, "spec.grpo.probe.dataset.name: there is no"),
+    ],
+)
+def test_what_a_later_stage_would_stop_at_is_told_before_the_first_one(here, section, message):
+    grpo = {"dataset": {"name": "org/hub-id"}} | section
+    spec = {"model": {"name": "m"}, "sft": {"dataset": {"name": "org/hub-id"}}, "grpo": grpo}
     (here / "run.yaml").write_text(yaml.safe_dump(RUN | {"spec": spec}))
     result = call("run", "run.yaml")
     assert result.exit_code == 2
-    assert "spec.sft.resources.nodes: is 2" in result.stderr
+    assert result.stderr.startswith(f"run.yaml: {message}")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (here / "runs").exists()
 
 
 def test_an_unwritable_directory_is_named(here):
-    (here / "file").write_text("")
-    result = call("run", "run.yaml", "--dir", "file")
+    (here / "sft.jsonl").write_text("")
+    (here / "rl.jsonl").write_text("")
+    result = call("run", "run.yaml", "--dir", "sft.jsonl")
     assert result.exit_code == 2
+    (here / "closed").mkdir(mode=0o500)
+    if os.geteuid() != 0:
+        assert "cannot be written" in call("run", "run.yaml", "--dir", "closed").stderr
 
 
 def test_render_prints_the_orders_with_every_resolved_value(here):

@@ -7,7 +7,8 @@ from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from coldstart.spec import Conversation, Dataset
+from coldstart.dataset import Dataset
+from coldstart.spec import Conversation
 from coldstart_trainer import conversation as chat
 from coldstart_trainer import data
 from coldstart_trainer.generation import encode

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from coldstart.spec import Columns, Dataset
+from coldstart.dataset import Columns, Dataset
 from coldstart.status import ErrorCode
-from coldstart_trainer import data, sources
+from coldstart_trainer import data
 from coldstart_trainer.data import DataError
 from coldstart_trainer.generation import encode
 
@@ -442,7 +442,7 @@ def test_images_are_not_decoded_before_they_are_asked_for(load, tiny_rows, monke
     [("a/b", False), ("b", False), ("/a", True), ("~/a", True), ("b.json", True), ("b/", True)],
 )
 def test_what_looks_like_a_path(name, local):
-    assert sources._looks_like_a_path(name) is local
+    assert Dataset(name=name).looks_local is local
 
 
 def test_a_hub_set_is_asked_for_by_what_the_spec_says(tmp_path):
@@ -456,7 +456,7 @@ def load_dataset(*arguments, **keywords):
     return datasets.Dataset.from_dict({"problem": ["q"], "answer": [3]})
 datasets.load_dataset = load_dataset
 from coldstart_trainer import sources
-from coldstart.spec import Dataset
+from coldstart.dataset import Dataset
 spec = Dataset(name="o/n", revision="abc", config="c", split="s")
 source = sources.read(spec, ("problem", "answer"), Path(sys.argv[1]), "f")
 assert asked == [(("o/n", "c"), {"split": "s", "revision": "abc"})], asked

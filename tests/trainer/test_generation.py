@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from coldstart.spec import Dataset, Decoding
+from coldstart.dataset import Dataset
+from coldstart.spec import Decoding
 from coldstart_trainer import data
 from coldstart_trainer.generation import encode, generate
 from coldstart_trainer.model import image_token_ids, load_model

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from coldstart.spec import Columns, Conversation
+from coldstart.dataset import Columns
+from coldstart.spec import Conversation
 from coldstart.status import ErrorCode
 from coldstart_trainer import conversation as chat
 from coldstart_trainer.images import ImageError, facts

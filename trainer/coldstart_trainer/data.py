@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 from datasets.table import InMemoryTable
 
+from coldstart.dataset import Dataset
 from coldstart.schedule import held_out_rows
-from coldstart.spec import Conversation, Dataset
+from coldstart.spec import Conversation
 from coldstart.stage import DatasetEntry
 from coldstart.status import ErrorCode
 from coldstart_trainer import conversation as chat

@@ -20,12 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError
 
-from coldstart.spec import Dataset
+from coldstart.dataset import DATA_SUFFIXES, Dataset
 from coldstart.status import ErrorCode
 from coldstart_trainer.images import ImageError, image_lists
-
-SUFFIXES = (".parquet", ".jsonl", ".json")
-"""The local files that can be read."""
 
 _OPTIONAL = ("id", "choices")
 
@@ -84,7 +81,7 @@ def read(dataset: Dataset, required: Iterable[str], workdir: Path, field: str) -
         DataError: it is not there, not readable, or lacks a column.
     """
     local = workdir / Path(dataset.name).expanduser()
-    if not local.exists() and not _looks_like_a_path(dataset.name):
+    if not local.exists() and not dataset.looks_local:
         loaded = _hub(dataset, field)
         source = [(loaded.data.table, File(0, dataset.name, workdir))]
     elif not local.exists():
@@ -100,12 +97,6 @@ def read(dataset: Dataset, required: Iterable[str], workdir: Path, field: str) -
         message = f"{field}.name: the files of {dataset.name} do not fit together: {error}"
         raise _invalid(message) from error
     return _with_image_lists(Source(table, files), dataset, field)
-
-
-def _looks_like_a_path(name: str) -> bool:
-    return (
-        name.startswith(("/", ".", "~")) or name.endswith((*SUFFIXES, "/")) or name.count("/") > 1
-    )
 
 
 def _hub(dataset: Dataset, field: str) -> datasets.Dataset:
@@ -154,8 +145,8 @@ def _local(
 ) -> Iterator[tuple[pa.Table, File]]:
     first = 0
     for path in paths:
-        if path.suffix not in SUFFIXES:
-            raise _invalid(f"{field}.name: {path} is none of {', '.join(SUFFIXES)}")
+        if path.suffix not in DATA_SUFFIXES:
+            raise _invalid(f"{field}.name: {path} is none of {', '.join(DATA_SUFFIXES)}")
         try:
             columns = {*dataset.columns.document().values(), *_OPTIONAL}
             table = _parquet(path, columns) if path.suffix == ".parquet" else _json(path, columns)

@@ -16,8 +16,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from coldstart.dataset import Dataset
 from coldstart.layout import StageLayout, output
-from coldstart.spec import GRPO, SFT, Dataset
+from coldstart.spec import GRPO, SFT
 from coldstart.stage import DatasetEntry, StageOrder, StageResult
 from coldstart.status import ErrorCode
 from coldstart_trainer import checkpoint, data, evaluation

@@ -1,0 +1,58 @@
+"""What can be known to fail on this machine before a stage starts, and hours are spent."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from coldstart.dataset import Dataset
+from coldstart.run import RunSpec
+from coldstart.spec import TrainingSpec
+
+
+def mistakes(spec: RunSpec, workdir: Path) -> list[str]:
+    """One line for each thing that a later stage would stop at: its field, and what to do.
+
+    Args:
+        spec: the resolved spec.
+        workdir: the directory that local data sets are relative to.
+    """
+    return [*_machine(spec), *_missing_files(spec, workdir), *_missing_packages()]
+
+
+def _machine(spec: RunSpec) -> Iterator[str]:
+    for stage in spec.stages:
+        nodes = spec.stage(stage).resources.nodes
+        if nodes > 1:
+            yield (
+                f"spec.{stage.value}.resources.nodes: is {nodes}, "
+                "but coldstart run has one machine; set it to 1"
+            )
+    if spec.grpo and spec.grpo.rollout.engine == "vllm":
+        yield "spec.grpo.rollout.engine: vllm is not built yet; set it to transformers"
+
+
+def _missing_files(spec: RunSpec, workdir: Path) -> Iterator[str]:
+    for field, dataset in _datasets(spec):
+        path = workdir / Path(dataset.name).expanduser()
+        if dataset.looks_local and not path.exists():
+            yield f"{field}.name: there is no file {path}"
+
+
+def _datasets(spec: RunSpec) -> Iterator[tuple[str, Dataset]]:
+    for stage in spec.stages:
+        section = spec.stage(stage)
+        if isinstance(section, TrainingSpec):
+            yield f"spec.{stage.value}.dataset", section.dataset
+            if section.probe.dataset:
+                yield f"spec.{stage.value}.probe.dataset", section.probe.dataset
+    for number, benchmark in enumerate(spec.evaluation.benchmarks if spec.evaluation else ()):
+        yield f"spec.evaluation.benchmarks[{number}].dataset", benchmark.dataset
+
+
+def _missing_packages() -> Iterator[str]:
+    for package in ("torch", "trl", "coldstart_trainer"):
+        if importlib.util.find_spec(package) is None:
+            yield f"{package} is not installed: pip install 'coldstart-operator[trainer]'"
+            return
