@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A module's tests share what they have trained, so they stay together; the longest goes first.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 QUICKSTART := examples/quickstart
 # Tiny models are fastest on one thread per process.
 export OMP_NUM_THREADS ?= 1
@@ -33,11 +35,11 @@ ablation: quickstart ## The quickstart without SFT and without GRPO, and the tab
 
 .PHONY: test
 test: setup ## Run every test; the ones that train take some minutes.
-	$(BIN)/pytest --numprocesses 2 --dist loadscope
+	$(PYTEST)
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that do not train.
-	$(BIN)/pytest --numprocesses 2 --dist loadscope -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 .PHONY: generate
 generate: setup ## Write the files that are made from the models.

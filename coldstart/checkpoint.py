@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from coldstart.documents import read_document
 from coldstart.files import digest_of, sha256, sync, write_atomic
 from coldstart.run import RunSpec
-from coldstart.schema import problems
 from coldstart.spec import Conversation
 from coldstart.stage import (
     MANIFEST,
@@ -88,25 +86,15 @@ def read_manifest(directory: Path) -> CheckpointManifest:
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    path = directory / MANIFEST
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        manifest = read_document(directory / MANIFEST, CheckpointManifest)
+    except ValueError as error:
+        raise CheckpointError(ErrorCode.CHECKPOINT_INVALID, str(error)) from error
+    if manifest is None:
         raise CheckpointError(
             ErrorCode.CHECKPOINT_INVALID,
             f"{directory} holds no {MANIFEST}: it was never finished, or is no checkpoint",
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            ErrorCode.CHECKPOINT_INVALID, f"{path} is not JSON: {error}"
-        ) from error
-    try:
-        manifest = CheckpointManifest.parse(document)
-    except ValidationError as error:
-        raise CheckpointError(
-            ErrorCode.CHECKPOINT_INVALID, problems(error, f"{path}: ")[0]
-        ) from error
-    assert isinstance(manifest, CheckpointManifest)
+        )
     return manifest
 
 

@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from coldstart.documents import read_document
 from coldstart.files import write_atomic
 from coldstart.layout import StageLayout
 from coldstart.plan import Child, ChildState
@@ -187,12 +186,11 @@ def _ended(stage: Stage, number: int, directory: Path, code: int | None) -> Chil
 
 
 def _result(path: Path) -> StageResult | None:
+    """The result of an attempt; none if it wrote none, or nothing that can be believed."""
     try:
-        result = StageResult.parse(json.loads(path.read_bytes()))
-    except (OSError, ValueError, ValidationError):
+        return read_document(path, StageResult)
+    except (OSError, ValueError):
         return None
-    assert isinstance(result, StageResult)
-    return result
 
 
 def _groups(directory: Path) -> Iterator[int]:

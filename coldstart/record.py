@@ -10,13 +10,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from coldstart.documents import read_document
 from coldstart.files import write_atomic
 from coldstart.layout import RunLayout
 from coldstart.plan import reopened
 from coldstart.run import ReasoningRun
-from coldstart.schema import problems
 from coldstart.spec import Stage
 from coldstart.status import RunStatus, StageState
 
@@ -32,17 +30,9 @@ def read(layout: RunLayout) -> ReasoningRun | None:
         LocalRunError: its status file is damaged.
     """
     try:
-        document = json.loads(layout.status.read_bytes())
-    except FileNotFoundError:
-        return None
+        return read_document(layout.status, ReasoningRun)
     except ValueError as error:
-        raise LocalRunError(f"{layout.status}: is not JSON ({error}); move it away") from error
-    try:
-        run = ReasoningRun.parse(document)
-    except ValidationError as error:
-        raise LocalRunError(problems(error, f"{layout.status}: ")[0]) from error
-    assert isinstance(run, ReasoningRun)
-    return run
+        raise LocalRunError(f"{error}; mend it, or move it away") from error
 
 
 def save(run: ReasoningRun, layout: RunLayout) -> None:

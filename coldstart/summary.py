@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from coldstart import layout
+from coldstart.documents import read_document
 from coldstart.files import json_lines, write_atomic
 from coldstart.grading import Case, Grader
 from coldstart.grading import case as graded_case
@@ -65,12 +66,9 @@ class Origin(Contract):
 def read_origin(directory: Path) -> Origin | None:
     """What the responses in a directory are of; None if that is not to be told."""
     try:
-        origin = Origin.parse(json.loads((directory / ORIGIN).read_bytes()))
-    except (FileNotFoundError, ValueError):
-        # A ValidationError is a ValueError: another version's file is as good as none.
-        return None
-    assert isinstance(origin, Origin)
-    return origin
+        return read_document(directory / ORIGIN, Origin)
+    except ValueError:
+        return None  # another version's file is as good as none
 
 
 def read_samples(directory: Path) -> list[Sample]:
@@ -230,11 +228,9 @@ def write_result(directory: Path, result: BenchmarkResult) -> None:
 
 
 def _evaluation(where: layout.RunLayout) -> Evaluation:
-    try:
-        run = ReasoningRun.parse(json.loads(where.status.read_bytes()))
-    except FileNotFoundError:
-        raise ValueError(f"{where.root}: is no run: it holds no {where.status.name}") from None
-    assert isinstance(run, ReasoningRun)
+    run = read_document(where.status, ReasoningRun)
+    if run is None:
+        raise ValueError(f"{where.root}: is no run: it holds no {where.status.name}")
     if run.spec.evaluation is None:
         raise ValueError(f"{where.root}: the run has no evaluation")
     return run.spec.evaluation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from coldstart import layout, record
 from coldstart.checkpoint import CheckpointError, read_manifest
+from coldstart.documents import read_document
 from coldstart.files import json_lines
 from coldstart.layout import RunLayout
 from coldstart.metrics import Progress
@@ -122,17 +122,9 @@ def read_run(run_dir: Path) -> RunRecord:
 def _result(where: RunLayout, checkpoint: str, benchmark: str) -> BenchmarkResult | None:
     path = layout.results(where.benchmark(checkpoint, benchmark))
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
+        return read_document(path, BenchmarkResult)
     except ValueError as error:
-        raise ValueError(f"{path}: is not JSON ({error}); remove it and evaluate again") from error
-    try:
-        result = BenchmarkResult.parse(document)
-    except ValidationError as error:
-        raise ValueError(problems(error, f"{path}: ")[0]) from error
-    assert isinstance(result, BenchmarkResult)
-    return result
+        raise ValueError(f"{error}; remove it and evaluate again") from error
 
 
 def _outdated(found: RunRecord, result: BenchmarkResult) -> bool:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
+from coldstart.documents import read_document
 from coldstart.files import write_atomic
 from coldstart.layout import StageLayout, output
 from coldstart.process import sign
@@ -30,6 +31,8 @@ from coldstart.status import ErrorCode
 from coldstart_trainer import checkpoint, errors, inputs
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.termination import TERMINATION, Terminated, end_with_parent
+
+_ENDED_BY_OTHERS = (ErrorCode.TERMINATED, ErrorCode.WORKER_LOST)
 
 log = logging.getLogger("coldstart_trainer")
 
@@ -143,7 +146,7 @@ def report(result: StageResult, order: StageOrder, rank: int) -> None:
         if result.error:
             _write(directory / f"failure-{rank}.json", result.encode())
         return
-    if result.error and result.error.code in (ErrorCode.TERMINATED, ErrorCode.WORKER_LOST):
+    if result.error and result.error.code in _ENDED_BY_OTHERS:
         result = _first_failure(directory) or result
     _write(Path(os.environ.get(RESULT_ENV, RESULT_PATH)), result.encode())
     if result.error:
@@ -153,9 +156,12 @@ def report(result: StageResult, order: StageOrder, rank: int) -> None:
 def _first_failure(directory: Path) -> StageResult | None:
     """What another process of the attempt failed with, unless that was only told to end, too."""
     for path in sorted(directory.glob("failure-*.json"), key=lambda item: item.stat().st_mtime):
-        found = StageResult.parse(json.loads(path.read_bytes()))
-        assert isinstance(found, StageResult)
-        if found.error and found.error.code not in (ErrorCode.TERMINATED, ErrorCode.WORKER_LOST):
+        found = read_document(path, StageResult)
+        if (
+            found
+            and found.error
+            and found.error.code not in (ErrorCode.TERMINATED, ErrorCode.WORKER_LOST)
+        ):
             return found
     return None
 
