@@ -35,6 +35,6 @@ def test_there_are_pages_to_check():
     assert len(PAGES) >= 5
 
 
-@pytest.mark.parametrize("path", ROOT.glob("examples/**/*.yaml"), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [*ROOT.glob("examples/**/*.yaml")], ids=lambda p: p.name)
 def test_every_example_is_valid(path):
     assert load(path).spec.stages

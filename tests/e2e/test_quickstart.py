@@ -69,17 +69,18 @@ def test_the_report_says_what_the_gain_is_made_of(folder):
 @pytest.mark.slow
 def test_with_a_reward_that_does_not_look_at_the_answer_the_gain_vanishes(folder):
     (folder / "broken.py").write_text(
-        "def by_the_picture(completions, answer, **columns):\n"
-        "    '''Another problem's answer is asked for: right and wrong no longer matter.'''\n"
-        "    return [float(answer[i - 8] in c[0]['content'].split('{')[-1])\n"
-        "            for i, c in enumerate(completions)]\n"
+        "def another_s_answer(completions, answer, **columns):\n"
+        "    half = len(answer) // 2\n"
+        "    asked = answer[half:] + answer[:half]\n"
+        "    return [float(f'{{{gold}}}' in completion[0]['content'])\n"
+        "            for completion, gold in zip(completions, asked)]\n"
     )
     document = yaml.safe_load((folder / "run.yaml").read_text())
     document["metadata"]["name"] = "broken"
     del document["spec"]["sft"]
     document["spec"]["grpo"] |= {
         "from": {"run": "quickstart", "stage": "sft"},
-        "rewards": [{"name": "broken:by_the_picture"}],
+        "rewards": [{"name": "broken:another_s_answer"}],
         "gate": {},
     }
     (folder / "broken.yaml").write_text(yaml.safe_dump(document))
