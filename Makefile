@@ -16,7 +16,7 @@ help: ## Show what can be made.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[trainer]' --group dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[operator,trainer]' --group dev
 	@touch $@
 
 .PHONY: setup

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -32,6 +32,50 @@ class Retry(Contract):
     """The longest wait."""
 
 
+class PodTemplate(Contract):
+    """What the pods of a run get besides what Coldstart sets; as the fields of a pod are called."""
+
+    labels: Annotated[dict[str, str], Field(max_length=50)] = {}
+    """Labels of the pods."""
+    annotations: Annotated[dict[str, str], Field(max_length=50)] = {}
+    """Annotations of the pods."""
+    node_selector: Annotated[dict[str, str], Field(max_length=50)] = {}
+    """Labels that a node must have."""
+    tolerations: Annotated[tuple[dict[str, Any], ...], Field(max_length=50)] = ()
+    """Taints that are tolerated."""
+    affinity: dict[str, Any] = {}
+    """Affinity rules."""
+    priority_class_name: Name | None = None
+    """The pods' PriorityClass."""
+    scheduler_name: Name | None = None
+    """The scheduler, if not the default one."""
+    runtime_class_name: Name | None = None
+    """The container runtime, if not the default one."""
+    service_account_name: Name | None = None
+    """The pods' service account; its token is not mounted."""
+    image_pull_secrets: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
+    """Names of secrets to pull images with."""
+    env: Annotated[tuple[dict[str, Any], ...], Field(max_length=100)] = ()
+    """Environment variables: `{name, value}`, or `{name, valueFrom: {secretKeyRef: …}}`."""
+    secrets: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
+    """Names of secrets whose keys become environment variables, such as a hub token."""
+    volumes: Annotated[tuple[dict[str, Any], ...], Field(max_length=50)] = ()
+    """Further volumes."""
+    volume_mounts: Annotated[tuple[dict[str, Any], ...], Field(max_length=50)] = ()
+    """Where the further volumes are mounted."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=30, le=86_400)] = 300
+    """How long a stopped pod may take to save its checkpoint."""
+
+
+class Scheduling(Contract):
+    """How a run's jobs wait for resources."""
+
+    queue_name: Name | None = None
+    """Kueue's LocalQueue; becomes the label `kueue.x-k8s.io/queue-name` of every job."""
+    priority_class: Name | None = None
+    """Kueue's WorkloadPriorityClass; becomes `kueue.x-k8s.io/priority-class`."""
+
+
 class RunSpec(Contract):
     """What to train, on what, and what to measure."""
 
@@ -49,6 +93,18 @@ class RunSpec(Contract):
     """Reinforcement learning; absent: none."""
     evaluation: Evaluation | None = None
     """Scoring; absent: none."""
+    backend: Literal["Auto", "PyTorchJob", "Job"] = "Auto"
+    """What runs a stage on a cluster; `Auto` takes the first that the cluster serves, once, and
+    records it."""
+    image: Name | None = None
+    """The trainer's image on a cluster; absent: the operator's default."""
+    pod_template: PodTemplate = PodTemplate()
+    """What every pod of the run gets besides."""
+    scheduling: Scheduling = Scheduling()
+    """How the run's jobs are queued."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """Delete the run, and with it its jobs, so long after its end; absent: never. Checkpoints
+    stay."""
     suspend: bool = False
     """Stop the running stage after it has saved, and start no other, until this is false."""
     retry: Retry = Retry()

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from coldstart.schema import Contract, Digest, Name, Text
 
@@ -145,6 +145,12 @@ class StageStatus(Contract):
     """What a training stage ended with."""
     metrics: dict[str, float] = {}
     """The numbers that the stage reported."""
+    child: Name | None = None
+    """The name of the latest attempt's job, on a cluster."""
+    gpu_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """GPU-seconds that its attempts have used."""
+    wasted_gpu_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """GPU-seconds of attempts that failed or were preempted."""
     gates: tuple[Verdict, ...] = ()
     """The gate's verdicts."""
     error: StageError | None = None
@@ -168,6 +174,21 @@ class Condition(Contract):
     """The generation of the spec that it speaks of."""
 
 
+class RunProgress(Contract):
+    """Where the running stage is, as it tells."""
+
+    stage: Literal["sft", "grpo", "evaluation"]
+    """Which stage."""
+    done: Annotated[int, Field(ge=0)]
+    """Optimizer updates, or problems, that are done."""
+    total: Annotated[int, Field(ge=0)]
+    """How many there will be; 0 where it is not known."""
+    text: Annotated[str, StringConstraints(max_length=64)]
+    """For people, as in `120/496`."""
+    reward: float | None = None
+    """Mean reward of the latest update, in GRPO."""
+
+
 class RunStatus(Contract):
     """How far a run is."""
 
@@ -177,6 +198,10 @@ class RunStatus(Contract):
     """A word for people, derived from the conditions; nothing reads it."""
     message: Text = ""
     """What the run is doing or waiting for, in one line."""
+    backend: Literal["PyTorchJob", "Job"] | None = None
+    """What runs the stages on a cluster; chosen once."""
+    progress: RunProgress | None = None
+    """Where the running stage is."""
     stages: tuple[StageStatus, ...] = ()
     """The run's stages, in order."""
     conditions: tuple[Condition, ...] = ()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from coldstart.generate.crd import crd_manifest
 from coldstart.generate.reference import metrics_page, run_page
 
 FILES: Mapping[str, Callable[[], str]] = {
+    "manifests/crd.yaml": crd_manifest,
     "docs/reference/run.md": run_page,
     "docs/reference/metrics.md": metrics_page,
 }
