@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 """Exit codes: the run failed; the user has to change something; the user stopped it."""
+
+_WIDTH = 100_000
+"""Lines of YAML are not folded before this column: an order is one line."""
 
 _STAGES = click.Choice(["sft", "grpo", "evaluation"])
 
@@ -135,19 +138,57 @@ def validate(file: Path) -> None:
 @main.command()
 @_RUN_FILE
 @_DIRECTORY
-def render(file: Path, directory: Path) -> None:
-    """Print the order of each stage of FILE, as YAML, with every default and preset value.
+@click.option(
+    "--backend",
+    type=click.Choice(["PyTorchJob", "Job"]),
+    help="What runs a stage; by default spec.backend, and PyTorchJob where that is Auto.",
+)
+@click.option("--image", help="The trainer's image where FILE names none.")
+@click.option("--orders", is_flag=True, help="Print what one machine would be told instead.")
+def render(
+    file: Path, directory: Path, backend: str | None, image: str | None, orders: bool
+) -> None:
+    """Print the objects that a cluster would get for FILE, as YAML.
 
-    An input that is not made yet has a location and no digest.
+    They are those of each stage's first attempt. With --orders: what the trainer is told, one
+    document for each stage, with every default and preset value. A checkpoint that is not made
+    yet has a location and no digest.
     """
     import yaml
 
+    wanted = _load(file)
+    if orders:
+        documents = _orders(wanted, file, directory)
+    else:
+        documents = _manifests(wanted, file, backend or wanted.spec.backend, image)
+    text = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=_WIDTH)
+    click.echo(text, nl=False)
+
+
+def _manifests(
+    wanted: ReasoningRun, file: Path, name: str, image: str | None
+) -> list[dict[str, Any]]:
+    from coldstart.children.backend import BACKENDS, backend
+    from coldstart.children.pod import IMAGE, STORAGE
+    from coldstart.order import build_order
+
+    found = BACKENDS[0] if name == "Auto" else backend(name)
+    documents: list[dict[str, Any]] = []
+    try:
+        for stage in wanted.spec.stages:
+            order = build_order(wanted, stage, 1, {}, storage=STORAGE, workdir=STORAGE)
+            documents += found.manifests(wanted, order, image or IMAGE)
+    except ValueError as error:
+        _mistake(f"{file}: {error}")
+    return documents
+
+
+def _orders(wanted: ReasoningRun, file: Path, directory: Path) -> list[dict[str, Any]]:
     from coldstart.layout import RunLayout
     from coldstart.local import parents
     from coldstart.order import build_order
     from coldstart.record import LocalRunError, read
 
-    wanted = _load(file)
     layout = RunLayout(directory / wanted.metadata.name)
     try:
         recorded = read(layout)
@@ -155,7 +196,7 @@ def render(file: Path, directory: Path) -> None:
         _mistake(str(error))
     if recorded:
         wanted = recorded.model_copy(update={"spec": wanted.spec})
-    orders = [
+    return [
         build_order(
             wanted,
             stage,
@@ -166,7 +207,6 @@ def render(file: Path, directory: Path) -> None:
         ).document()
         for stage in wanted.spec.stages
     ]
-    click.echo(yaml.safe_dump_all(orders, sort_keys=False, allow_unicode=True), nl=False)
 
 
 @main.command()

@@ -110,11 +110,36 @@ def test_an_unwritable_directory_is_named(here):
 
 
 def test_render_prints_the_orders_with_every_resolved_value(here):
-    result = call("render", "run.yaml")
+    result = call("render", "--orders", "run.yaml")
     sft, grpo = yaml.safe_load_all(result.output)
     assert sft["inputs"] == [{"name": "base", "location": "m"}]
     assert grpo["inputs"] == [{"name": "sft", "location": "r/sft/final"}]
     assert grpo["spec"]["grpo"]["loss"]["clipHigh"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "spec", "kinds"),
+    [
+        ([], {}, ["PyTorchJob", "PyTorchJob"]),
+        ([], {"backend": "Job"}, ["Job", "Job"]),
+        (["--backend", "Job"], {"backend": "PyTorchJob"}, ["Job", "Job"]),
+    ],
+)
+def test_render_prints_the_objects_that_a_cluster_would_get(here, options, spec, kinds):
+    spec = RUN["spec"] | {"storage": {"claimName": "runs"}} | spec
+    (here / "run.yaml").write_text(yaml.safe_dump(RUN | {"spec": spec}))
+    result = call("render", "run.yaml", *options)
+    assert result.exit_code == 0
+    found = list(yaml.safe_load_all(result.output))
+    assert [item["kind"] for item in found] == kinds
+    assert [item["metadata"]["name"] for item in found] == ["r-sft-1", "r-grpo-1"]
+    assert not any("ownerReferences" in item["metadata"] for item in found)
+
+
+def test_render_names_what_a_cluster_lacks(here):
+    result = call("render", "run.yaml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("run.yaml: spec.storage.claimName: is required on a cluster")
 
 
 @pytest.mark.parametrize("preset", ["paper-7b", "paper-3b"])
@@ -135,6 +160,6 @@ def test_a_run_that_is_not_there_is_named(here, command):
 
 
 def test_the_document_that_validate_accepts_is_the_one_that_render_shows(here):
-    order = next(yaml.safe_load_all(call("render", "run.yaml").output))
+    order = next(yaml.safe_load_all(call("render", "--orders", "run.yaml").output))
     json.dumps(order)
     assert order["spec"]["model"] == RUN["spec"]["model"]
