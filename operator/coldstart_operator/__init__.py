@@ -1,1 +1,1 @@
-"""The Kubernetes operator."""
+"""The Kubernetes operator: takes every ReasoningRun of a cluster through its stages."""

@@ -1,0 +1,302 @@
+"""Caches, queue and reconciler put together: primed, woken by events, healed by full LISTs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, NamedTuple, Self
+
+import aiohttp
+
+from coldstart.children import documents
+from coldstart.children.backend import BACKENDS, Backend, Resource
+from coldstart_operator.cache import (
+    Cache,
+    Key,
+    key_of,
+    number,
+    slim_child,
+    slim_run,
+    uid_of,
+    version_of,
+)
+from coldstart_operator.cluster import RUNS, ApiError, Cluster
+from coldstart_operator.health import Health
+from coldstart_operator.inspection import Inspector
+from coldstart_operator.jobs import Jobs
+from coldstart_operator.metrics import MISSED, RECONCILE_SECONDS, count_runs
+from coldstart_operator.reconcile import Reconciler
+from coldstart_operator.recorder import Recorder
+from coldstart_operator.settings import Settings
+from coldstart_operator.sight import LABEL, Observer
+from coldstart_operator.work import WorkQueue
+
+Json = dict[str, Any]
+
+PRIME_AGAIN = 5.0
+"""Seconds between two attempts to read what there is, at the start."""
+
+logger = logging.getLogger(__name__)
+
+
+class RunMark(NamedTuple):
+    """What is at hand of a run without reading it."""
+
+    phase: str
+    ended: bool
+    expires: bool
+    """Whether it is to be deleted some time after its end."""
+
+    @classmethod
+    def of(cls, document: Json) -> Self:
+        """The mark of a run."""
+        ended = any(
+            documents.text(documents.condition(document, type_), "status") == "True"
+            for type_ in ("Succeeded", "Failed")
+        )
+        expires = documents.value(document, "spec", "ttlSecondsAfterFinished") is not None
+        return cls(documents.text(document, "status", "phase") or "Pending", ended, expires)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A watched kind of object."""
+
+    resource: Resource
+    cache: Cache
+    selector: dict[str, str]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the items of a LIST leave out."""
+        return {"apiVersion": self.resource.api_version, "kind": self.resource.kind}
+
+
+class Controller:
+    """Everything of the operator but kopf and the process."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        session: aiohttp.ClientSession,
+        settings: Settings,
+        more: Callable[[], None],
+    ) -> None:
+        """A controller at rest.
+
+        Args:
+            cluster: where it works.
+            session: what pods are asked with.
+            settings: what the process was told.
+            more: called when the cluster serves something that it did not serve at the start,
+                and kopf will not find out.
+        """
+        self.cluster = cluster
+        self.settings = settings
+        self.outgrown = False
+        """Whether `more` was called."""
+        self._more = more
+        self._absent: set[str] = set()
+        self._primed = False
+        self.queue: WorkQueue[Key] = WorkQueue(
+            self._handle, self._failed, settings.backoff, settings.max_backoff
+        )
+        self.runs = Cache(slim_run, key_of, RunMark.of)
+        self.children: dict[str, Cache] = {
+            item.name: Cache(slim_child, _run_of, _lives(item)) for item in BACKENDS
+        }
+        labelled = {"labelSelector": LABEL}
+        self.kinds = {
+            RUNS.plural: Kind(RUNS, self.runs, {}),
+            **{
+                item.resource.plural: Kind(item.resource, self.children[item.name], labelled)
+                for item in BACKENDS
+            },
+        }
+        self.health = Health(settings.unhealthy, lambda: cluster.heard, lambda: self.queue.oldest)
+        self.inspector = Inspector(cluster, session, settings, self.queue.add)
+        self.recorder = Recorder(cluster)
+        self.reconciler = Reconciler(
+            cluster=cluster,
+            observer=Observer(cluster, self.runs, self.children, settings.lost_pod),
+            jobs=Jobs(cluster, self.children, settings.unavailable / 2),
+            runs=self.runs,
+            inspector=self.inspector,
+            recorder=self.recorder,
+            health=self.health,
+            settings=settings,
+            wake=self.queue.add,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._uncount: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Read what there is, then start to work on it; waits for the API server to answer."""
+        while True:
+            try:
+                await self.resync()
+                break
+            except ApiError as error:
+                logger.warning("cannot read what there is: %s", error)
+                await asyncio.sleep(PRIME_AGAIN)
+        self._primed = True
+        for key, mark in self.runs.marks():
+            if mark.ended and (mark.expires or self._has_live_children(key)):
+                self.queue.add(key)
+        logger.info("found %d runs, of which %d want a look", len(self.runs), self.queue.depth)
+        self._uncount = count_runs(lambda: (mark.phase for _, mark in self.runs.marks()))
+        self.queue.start(self.settings.workers)
+        self.inspector.queue.start(self.settings.lookers)
+        self.recorder.start()
+        self._tasks = [
+            asyncio.create_task(self._resync_for_ever()),
+            asyncio.create_task(self._listen_for_ever()),
+        ]
+        # Where only some namespaces are ours, kopf may not list the definitions.
+        if self._absent and self.settings.namespaces:
+            self._tasks.append(asyncio.create_task(self._await_definitions()))
+
+    async def stop(self) -> None:
+        """End all work, in the middle of it; nothing is lost by that."""
+        self._uncount()
+        self._uncount = lambda: None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.queue.stop()
+        await self.inspector.queue.stop()
+        await self.recorder.stop()
+
+    def run_event(self, type_: str | None, document: Json) -> None:
+        """Take in what the watch stream of the runs tells."""
+        key = key_of(document)
+        if type_ == "DELETED":
+            self.health.gone(RUNS.plural, key)
+            if self.runs.drop(document):
+                self.queue.add(key)
+            return
+        before = self.runs.get(key)
+        news = self.runs.put(document)
+        self.health.seen(RUNS.plural, key, version_of(document))
+        # Our own writes come back here, too: to be woken by them would undo every wait.
+        if news and (before is None or _asked(before) != _asked(document)):
+            self.queue.add(key)
+            self.reconciler.dependents(key)
+
+    def child_event(self, plural: str, type_: str | None, document: Json) -> None:
+        """Take in what the watch stream of a kind of child tells."""
+        cache, key = self.kinds[plural].cache, key_of(document)
+        if type_ == "DELETED":
+            self.health.gone(plural, key)
+            news = cache.drop(document)
+        else:
+            news = cache.put(document)
+            self.health.seen(plural, key, version_of(document))
+        if news:
+            self.queue.add(_run_of(document))
+
+    async def resync(self) -> None:
+        """Compare the caches with full LISTs, and look at every run that has not ended.
+
+        Raises:
+            ApiError: refused, or no answer; what was read until then is kept.
+        """
+        for plural, kind in self.kinds.items():
+            try:
+                await self._resync(plural, kind)
+            except ApiError as error:
+                if not error.missing:
+                    raise
+                self._absent |= set() if self._primed else {plural}
+        for key, mark in self.runs.marks():
+            if not mark.ended:
+                self.queue.add(key)
+
+    def _has_live_children(self, key: Key) -> bool:
+        return any(any(cache.marks_of(key)) for cache in self.children.values())
+
+    async def _resync(self, plural: str, kind: Kind) -> None:
+        """Compare one cache with a full LIST; a page at a time, since all at once are many.
+
+        Raises:
+            ApiError: refused, or no answer, or not served.
+        """
+        listing, versions = kind.cache.listing(), []
+        for namespace in self.settings.namespaces or (None,):
+            pages = self.cluster.pages(kind.resource, namespace, **kind.selector)
+            async for items, version in pages:
+                listing.add({**kind.identity, **item} for item in items)
+                versions.append(version)
+        gone = listing.finish(min(versions, key=number))
+        if not self._primed:
+            return
+        for run, key, seen in listing.stale:
+            self.health.expect(plural, key, seen)
+            self.queue.add(run)
+        for run, key in gone:
+            self.health.gone(plural, key)
+            self.queue.add(run)
+        changes = len(listing.stale) + len(gone)
+        if changes:
+            logger.info("a full LIST of %s found %d changes", plural, changes)
+            MISSED.inc(changes)
+
+    async def _handle(self, key: Key) -> float | None:
+        with RECONCILE_SECONDS.time():
+            return await self.reconciler.reconcile(key)
+
+    async def _failed(self, key: Key, error: Exception, times: int) -> None:
+        await self.reconciler.failed(key, error, times)
+
+    async def _resync_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.resync)
+            try:
+                await self.resync()
+            except ApiError as error:
+                logger.warning("a full LIST failed: %s", error)
+
+    async def _await_definitions(self) -> None:
+        """Ask for what was not served at the start until it is."""
+        while not self.outgrown:
+            await asyncio.sleep(self.settings.unavailable)
+            with suppress(ApiError):
+                for plural in self._absent:
+                    self.outgrown |= await self.cluster.serves(self.kinds[plural].resource)
+        self._more()
+
+    async def _listen_for_ever(self) -> None:
+        """Ask the API server for a sign of life when nothing else has been asked for a while."""
+        while True:
+            await asyncio.sleep(self.settings.heartbeat / 2)
+            if monotonic() - self.cluster.heard > self.settings.heartbeat:
+                with suppress(ApiError):
+                    await self.cluster.alive()
+
+
+def _lives(item: Backend) -> Callable[[Json], bool]:
+    """Whether a child may hold resources, as far as it tells itself."""
+
+    def lives(document: Json) -> bool:
+        child = item.observe(document, (), datetime.now(UTC))
+        return child is not None and child.state.live
+
+    return lives
+
+
+def _run_of(document: Json) -> Key:
+    """The run that a child is labelled with."""
+    metadata = document["metadata"]
+    labels = metadata.get("labels") or {}
+    return Key(str(metadata.get("namespace") or ""), str(labels.get(LABEL) or ""))
+
+
+def _asked(document: Json) -> tuple[str, object, bool]:
+    """What of a run others change: which run it is, its spec, whether it is to go."""
+    metadata = document["metadata"]
+    return uid_of(document), metadata.get("generation"), bool(metadata.get("deletionTimestamp"))

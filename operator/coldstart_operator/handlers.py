@@ -1,0 +1,127 @@
+"""The one place that knows kopf: it logs in, watches, and hands every event to the controller.
+
+kopf's change detection, indexes, daemons, finalizers and annotations are not used: each of them
+loses or costs something (prototypes.md A2.2). What is left writes nothing to the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import kopf
+
+from coldstart.children.backend import BACKENDS
+from coldstart_operator.cluster import RUNS, Credentials, LogIn
+from coldstart_operator.controller import Controller
+from coldstart_operator.settings import Settings
+from coldstart_operator.sight import LABEL
+
+
+async def watch(
+    controller: Controller,
+    settings: Settings,
+    log_in: LogIn,
+    end: Callable[[], Awaitable[None]],
+    stop: asyncio.Event,
+) -> None:
+    """Tell the controller of every event until SIGTERM, SIGINT or `stop`.
+
+    Args:
+        controller: what is told.
+        settings: what the process was told.
+        log_in: gives the credentials that our own requests have.
+        end: called before kopf waits for every task that was born since it began.
+        stop: ends it.
+    """
+    await kopf.operator(
+        registry=_registry(controller, log_in, end),
+        settings=_settings(settings),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        stop_flag=stop,
+    )
+
+
+def _registry(
+    controller: Controller, log_in: LogIn, end: Callable[[], Awaitable[None]]
+) -> kopf.OperatorRegistry:
+    """The handlers of one controller."""
+    found = kopf.OperatorRegistry()
+    kopf.on.login(registry=found)(_login_handler(log_in))
+    kopf.on.event(RUNS.group, RUNS.version, RUNS.plural, registry=found)(_run_handler(controller))
+    for item in BACKENDS:
+        place = item.resource
+        kopf.on.event(
+            place.group,
+            place.version,
+            place.plural,
+            labels={LABEL: kopf.PRESENT},
+            id=f"child_event_{place.plural}",
+            registry=found,
+        )(_child_handler(controller, place.plural))
+
+    async def cleanup(**_: Any) -> None:
+        await end()
+
+    kopf.on.cleanup(registry=found)(cleanup)
+    return found
+
+
+def _settings(ours: Settings) -> kopf.OperatorSettings:
+    """Kopf's settings: nothing posted, no peers, no patches; only children with our label."""
+    found = kopf.OperatorSettings()
+    found.posting.enabled = False
+    found.peering.standalone = True
+    # Where only some namespaces are ours, CRDs and namespaces may not be listed.
+    found.scanning.disabled = bool(ours.namespaces)
+    found.watching.chunk_size = 500
+    for item in BACKENDS:
+        place = item.resource
+        found.watching.label_selectors[place.group, place.version, place.plural] = LABEL
+    found.networking.request_timeout = 30
+    # A worker per object lives so long after its last event, and holds that: thousands at start.
+    found.queueing.idle_timeout = 0.05
+    found.process.ultimate_exiting_timeout = 20
+    return found
+
+
+def _run_handler(controller: Controller) -> Any:
+    async def run_event(event: dict[str, Any], **_: Any) -> None:
+        controller.run_event(event.get("type"), event["object"])
+
+    return run_event
+
+
+def _child_handler(controller: Controller, plural: str) -> Any:
+    async def child_event(event: dict[str, Any], **_: Any) -> None:
+        controller.child_event(plural, event.get("type"), event["object"])
+
+    return child_event
+
+
+def _login_handler(log_in: LogIn) -> Any:
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return await _connection(await log_in())
+
+    return login
+
+
+async def _connection(found: Credentials) -> kopf.ConnectionInfo:
+    """Credentials in kopf's words."""
+    header = await found.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _blank, token = header.rpartition(" ")
+    return kopf.ConnectionInfo(
+        server=found.host,
+        ca_path=found.ssl_ca_cert,
+        insecure=not found.verify_ssl,
+        username=found.username or None,
+        password=found.password or None,
+        scheme=scheme or ("Bearer" if token else None),
+        token=token or None,
+        certificate_path=found.cert_file,
+        private_key_path=found.key_file,
+        proxy_url=found.proxy,
+    )

@@ -1,0 +1,147 @@
+"""The jobs of runs, made and deleted: which kind, under whose name, and what a refusal means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from coldstart.children.backend import BACKENDS, Backend, Resource, backend
+from coldstart.run import ReasoningRun
+from coldstart_operator.cache import Cache
+from coldstart_operator.cluster import SERVICES, ApiError, Cluster, owner_uid
+from coldstart_operator.sight import Found
+
+Json = dict[str, Any]
+
+UNAVAILABLE = "BackendUnavailable"
+"""The reason of a run whose kind of job the cluster does not serve."""
+
+_REFUSALS = {400: "Rejected", 401: "Unauthorized", 403: "Forbidden", 422: "Rejected"}
+
+
+class Held(Exception):
+    """A job cannot be created as things are; the run says why, and it is tried again."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+
+
+class NameConflict(Exception):
+    """The name of a job is taken by an object that is not ours."""
+
+
+@dataclass
+class Jobs:
+    """The hands: what they make and delete is in the caches at once."""
+
+    cluster: Cluster
+    children: dict[str, Cache]
+    ask_again: float
+    """Seconds for which an answer that a kind is not served is believed."""
+    _served: dict[str, tuple[bool, float]] = field(default_factory=dict)
+
+    async def choose(self, run: ReasoningRun) -> Backend:
+        """The kind of job that a run's stages are: the recorded one, else the first served.
+
+        Raises:
+            Held: the cluster serves none of those that the run allows.
+            ApiError: it could not be asked.
+        """
+        if run.status and run.status.backend:
+            return backend(run.status.backend)
+        wanted = run.spec.backend
+        allowed = [item for item in BACKENDS if wanted in ("Auto", item.name)]
+        for item in allowed:
+            if await self._serves(item):
+                return item
+        names = " or ".join(f"{item.name} ({item.resource.api_version})" for item in allowed)
+        raise Held(
+            UNAVAILABLE,
+            f"spec.backend is {wanted}, but the cluster serves no {names}: install its "
+            "controller, or make a run with another spec.backend",
+        )
+
+    async def _serves(self, item: Backend) -> bool:
+        known, when = self._served.get(item.name, (False, -1e9))
+        if known or monotonic() - when < self.ask_again:
+            return known
+        known = await self.cluster.serves(item.resource)
+        self._served[item.name] = (known, monotonic())
+        return known
+
+    async def create(self, run: ReasoningRun, kind: Backend, manifests: list[Json]) -> None:
+        """Create the objects of an attempt, its job last; what is there and ours is left.
+
+        Raises:
+            Held: the API server refuses one of them.
+            NameConflict: a name is taken.
+            ApiError: no answer, or one that means nothing; it may be there all the same.
+        """
+        for manifest in manifests:
+            job = manifest["kind"] == kind.resource.kind
+            created = await self._ensure(run, kind.resource if job else SERVICES, manifest)
+            if job:
+                self.children[kind.name].put(created)
+
+    async def _ensure(self, run: ReasoningRun, resource: Resource, manifest: Json) -> Json:
+        namespace = run.metadata.namespace or ""
+        try:
+            return await self.cluster.create(resource, namespace, manifest)
+        except ApiError as error:
+            if not error.exists:
+                await self._refused(resource, error)
+        there = await self.cluster.get(resource, namespace, manifest["metadata"]["name"])
+        owner = owner_uid(there)
+        if owner == run.metadata.uid:
+            return there
+        what = f"{resource.kind} {namespace}/{manifest['metadata']['name']}"
+        if owner is not None and _names(there, run):
+            raise Held("EarlierRunEnds", f"waits until {what} of an earlier run is gone")
+        raise NameConflict(f"{what} is there and is not this run's: delete it, or rename the run")
+
+    async def _refused(self, resource: Resource, error: ApiError) -> None:
+        """What a refusal means for the run.
+
+        Raises:
+            Held: something has to change in the cluster.
+            ApiError: nothing to tell the run of yet.
+        """
+        what = f"{resource.kind}: {error.message}"
+        if error.missing:
+            self._served.clear()
+            if not await self.cluster.serves(resource):
+                raise Held(UNAVAILABLE, f"the cluster no longer serves {what}") from error
+            raise Held("NotFound", what) from error
+        if error.code in _REFUSALS:
+            reason = "QuotaExceeded" if "exceeded quota" in error.message else None
+            raise Held(reason or _REFUSALS[error.code], what) from error
+        raise error
+
+    async def delete(self, found: Found) -> None:
+        """Delete a job; it stays in sight until its pods have ended.
+
+        Raises:
+            ApiError: refused, or no answer.
+        """
+        metadata = found.document["metadata"]
+        cache, resource = self.children[found.backend.name], found.backend.resource
+        try:
+            left = await self.cluster.delete(
+                resource, metadata["namespace"], metadata["name"], metadata["uid"]
+            )
+        except ApiError as error:
+            if not (error.missing or error.conflict):
+                raise
+            cache.drop(found.document)
+            return
+        if left.get("kind") == resource.kind and left["metadata"].get("deletionTimestamp"):
+            cache.put(left)
+
+
+def _names(document: Json, run: ReasoningRun) -> bool:
+    """Whether an object's owner is an earlier run of this name."""
+    owners = document["metadata"].get("ownerReferences") or ()
+    return any(owner.get("name") == run.metadata.name for owner in owners)

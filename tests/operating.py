@@ -1,0 +1,263 @@
+"""An API server with stand-in job controllers, and the operator beside it, for tests.
+
+`world(...)` gives a `World`. The operator runs in a thread (`operator()`), quick to start, or as
+the process that it is in earnest (`process()`), for what only a process can show.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from apiserver.controllers import running_controllers
+from apiserver.crds import pytorchjobs
+from apiserver.threaded import running_server
+from kubernetes.aio.client import Configuration
+
+from coldstart_operator.__main__ import operate
+from coldstart_operator.settings import Settings
+
+MANIFEST = Path(__file__).parent.parent / "manifests" / "crd.yaml"
+
+SPEC = {
+    "model": {"name": "m"},
+    "storage": {"claimName": "runs"},
+    "sft": {"dataset": {"name": "d.jsonl"}},
+    "grpo": {"dataset": {"name": "d.jsonl"}},
+    "evaluation": {"benchmarks": [{"name": "b", "dataset": {"name": "t.jsonl"}}]},
+    "retry": {"limit": 2, "backoffSeconds": 0},
+}
+SFT_ONLY = {"grpo": None, "evaluation": None}
+
+QUICK = {
+    "health_port": 0,
+    "metrics_port": 0,
+    "host": "127.0.0.1",
+    "workers": 4,
+    "lookers": 2,
+    "progress": 0.2,
+    "explain": 0.05,
+    "cosmetic": 0.05,
+    "backoff": 0.05,
+    "max_backoff": 0.5,
+    "unavailable": 0.2,
+}
+
+
+def spec(**changes):
+    """A run's spec: three stages, retried at once; None takes a section away."""
+    return {key: value for key, value in (SPEC | changes).items() if value is not None}
+
+
+def ended(run):
+    """Whether a run has reached its end."""
+    return holds(run, "Succeeded") or holds(run, "Failed")
+
+
+def condition(run, type_):
+    """A condition of a run by its type."""
+    found = ((run or {}).get("status") or {}).get("conditions") or []
+    return next((item for item in found if item["type"] == type_), None)
+
+
+def holds(run, type_):
+    """Whether a condition of a run is True."""
+    return (condition(run, type_) or {}).get("status") == "True"
+
+
+def stage(run, name):
+    """The status of a stage."""
+    found = ((run or {}).get("status") or {}).get("stages") or []
+    return next((item for item in found if item["name"] == name), {})
+
+
+def run_starts(run, name="sft", attempt=1):
+    """Whether an attempt of a stage runs."""
+    entry = stage(run, name)
+    return entry.get("state") == "Running" and entry["attempt"] == attempt
+
+
+class World:
+    """The server, its controllers and what a test does with them."""
+
+    def __init__(self, server, controllers, directory):
+        self.server = server
+        self.controllers = controllers
+        self.directory = directory
+
+    def apply(self, name="r", namespace="default", **changes):
+        """Create a run."""
+        return self.server.create(
+            "reasoningruns",
+            {
+                "apiVersion": "coldstart.dev/v1alpha1",
+                "kind": "ReasoningRun",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": spec(**changes),
+            },
+        )
+
+    def run(self, name="r"):
+        """A run as it is."""
+        return self.server.get("reasoningruns", name)
+
+    def until(self, test, name="r", seconds=10.0):
+        """Wait until a run passes a test."""
+        return self.server.wait("reasoningruns", name, test, seconds=seconds)
+
+    def end(self, name="r", seconds=15.0):
+        """Wait for a run's end."""
+        return self.until(ended, name, seconds)
+
+    def jobs(self):
+        """The names of all jobs that there are."""
+        kinds = ("pytorchjobs", "jobs") if self.has_pytorch else ("jobs",)
+        return sorted(item["metadata"]["name"] for kind in kinds for item in self.server.list(kind))
+
+    @property
+    def has_pytorch(self):
+        return any(item.plural == "pytorchjobs" for item in self.server.registry)
+
+    def created(self, plural="pytorchjobs"):
+        """The names of the jobs that were created, in order, those that were refused left out."""
+        return [
+            item.body["metadata"]["name"]
+            for item in self.server.requests.of("create", plural)
+            if item.status == 201
+        ]
+
+    def writes(self):
+        """What the operator has written."""
+        return [item for item in self.server.requests.writes() if item.status < 300]
+
+    def has_events(self, *reasons, seconds=3.0):
+        """Whether the events on runs are these, or become them shortly."""
+        end = time.monotonic() + seconds
+        while True:
+            found = self.server.list("events", fields="involvedObject.kind=ReasoningRun")
+            if sorted(item["reason"] for item in found) == sorted(reasons):
+                return True
+            if time.monotonic() > end:
+                raise AssertionError([(item["reason"], item["message"]) for item in found])
+            time.sleep(0.02)
+
+    def quiet(self, seconds=0.5):
+        """Wait, then give the requests made meanwhile, but watches, LISTs and kopf's discovery."""
+        before = len(self.server.requests)
+        time.sleep(seconds)
+        late = list(self.server.requests)[before:]
+        return [
+            item
+            for item in late
+            if item.verb not in ("watch", "list") and not item.resource.startswith("/")
+        ]
+
+    @contextmanager
+    def operator(self, **changes):
+        """The operator in a thread."""
+        settings = Settings(**(QUICK | {"resync": 600.0} | changes))
+        failures, handles = [], []
+
+        async def log_in():
+            configuration = Configuration(host=self.server.url)
+            configuration.connection_pool_maxsize = 20
+            return configuration
+
+        async def work():
+            stop = asyncio.Event()
+            handles.append((asyncio.get_running_loop(), stop))
+            return await operate(settings, log_in, stop)
+
+        def main():
+            try:
+                while asyncio.run(work()):
+                    pass
+            except BaseException as error:
+                failures.append(error)
+                raise
+
+        thread = threading.Thread(target=main, daemon=True)
+        thread.start()
+        try:
+            yield settings
+        finally:
+            loop, stop = handles[-1]
+            loop.call_soon_threadsafe(stop.set)
+            thread.join(20)
+            assert not thread.is_alive()
+            assert not failures, failures
+
+    @contextmanager
+    def process(self, *options):
+        """The operator as a process."""
+        config = self.server.kubeconfig(self.directory / "kubeconfig")
+        log = self.directory / f"operator-{time.monotonic_ns()}.log"
+        command = [sys.executable, "-m", "coldstart_operator", "--host", "127.0.0.1"]
+        command += ["--health-port", "0", "--metrics-port", "0", *options]
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                command, env=os.environ | {"KUBECONFIG": str(config)}, stderr=stream
+            )
+        found = Process(process, log)
+        try:
+            yield found
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(15)
+                finally:
+                    process.kill()
+
+
+class Process:
+    """An operator process."""
+
+    def __init__(self, process, log):
+        self.process = process
+        self.log = log
+
+    def lines(self):
+        """Its log, parsed."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def ports(self, seconds=20.0):
+        """The ports of /healthz and /metrics."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for line in self.lines():
+                if "serves /healthz" in line["message"]:
+                    words = line["message"].split()
+                    return int(words[4]), int(words[9])
+            time.sleep(0.05)
+        raise TimeoutError(self.log.read_text())
+
+    def kill(self):
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait(10)
+
+
+@contextmanager
+def world(directory, script=None, *, pytorch=True, crd=True, **options):
+    """A server with the project's definitions, and controllers that follow a script."""
+    with running_server(**options) as server:
+        if pytorch:
+            server.create("customresourcedefinitions", pytorchjobs())
+        if crd:
+            install(server)
+        with running_controllers(server, script) as controllers:
+            yield World(server, controllers, directory)
+
+
+def install(server):
+    """Create the project's definition."""
+    for document in yaml.safe_load_all(MANIFEST.read_text()):
+        server.create("customresourcedefinitions", document)

@@ -1,0 +1,273 @@
+"""The operator as the process that it is: started, asked, told to end, killed, started again."""
+
+import http.server
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from apiserver.faults import Fault, error, silence
+from apiserver.scripts import FOREVER, KILLED, Behaviour, scripted
+from operating import SFT_ONLY, holds, stage, world
+
+
+def page(port, path):
+    """The status and the text of a page."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as problem:
+        return problem.code, problem.read().decode()
+
+
+def sample(text, name, **labels):
+    """The sum of the samples of a metric that have these labels."""
+    total = 0.0
+    for line in text.splitlines():
+        found = re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line)
+        told = dict(re.findall(r'(\w+)="([^"]*)"', found[1] or "")) if found else {}
+        if found and labels.items() <= told.items():
+            total += float(found[2])
+    return total
+
+
+def all_succeeded_once(w, names):
+    """Every run has succeeded, every stage at its first attempt, and no job was made twice."""
+    for name in names:
+        run = w.end(name, 30)
+        assert holds(run, "Succeeded"), run["status"]
+        assert {entry["attempt"] for entry in run["status"]["stages"]} == {1}
+    created = w.created()
+    assert len(created) == len(set(created)) == len(w.server.list("pytorchjobs"))
+
+
+def test_a_process_works_tells_and_ends(tmp_path):
+    with world(tmp_path, scripted({("sft", 1): KILLED})) as w, w.process() as operator:
+        health, metrics = operator.ports()
+        w.apply()
+        assert holds(w.end(seconds=20), "Succeeded")
+        assert page(health, "/healthz") == (200, "ok\n")
+        text = page(metrics, "/metrics")[1]
+        prefix = "coldstart_operator_"
+        assert sample(text, f"{prefix}runs", phase="Succeeded") == 1
+        assert sample(text, f"{prefix}attempts_total") == 4
+        assert sample(text, f"{prefix}attempts_total", stage="sft") == 2
+        assert sample(text, f"{prefix}attempt_failures_total", code="WorkerLost") == 1
+        assert sample(text, f"{prefix}stage_seconds_count", result="succeeded") == 3
+        assert sample(text, f"{prefix}handoff_seconds_count") == 2
+        assert sample(text, f"{prefix}reconcile_seconds_count") > 5
+        patched = {"verb": "patch", "resource": "reasoningruns", "code": "200"}
+        assert sample(text, f"{prefix}api_requests_total", **patched) > 5
+        begun = time.monotonic()
+        operator.process.send_signal(signal.SIGTERM)
+        assert operator.process.wait(10) == 0
+        assert time.monotonic() - begun < 5
+        about = [line for line in operator.lines() if line.get("stage")]
+        first = about[0]
+        assert (first["run"], first["stage"], first["attempt"]) == ("r", "sft", 1)
+        assert {"time", "level", "logger", "message"} <= first.keys()
+
+
+def test_a_process_ends_soon_while_the_api_server_hangs(tmp_path):
+    with world(tmp_path) as w, w.process() as operator:
+        operator.ports()
+        w.apply(**SFT_ONLY)
+        w.end(seconds=20)
+        w.server.faults.add(Fault("patch", seconds=60, times=None))
+        w.apply("s", **SFT_ONLY)
+        time.sleep(0.5)
+        begun = time.monotonic()
+        operator.process.send_signal(signal.SIGTERM)
+        operator.process.wait(10)
+        assert time.monotonic() - begun < 8
+
+
+def test_no_credentials_are_an_error_in_words(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "coldstart_operator"],
+        env=os.environ | {"KUBECONFIG": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "no cluster" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class Recorder(http.server.BaseHTTPRequestHandler):
+    """Answers as an empty cluster, and keeps who asked for what."""
+
+    asked = {}
+
+    def do_GET(self):
+        self.asked[self.path.partition("?")[0]] = self.headers.get("Authorization")
+        body = b'{"items": [], "metadata": {"resourceVersion": "1"}, "groups": [], "resources": []}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_every_request_says_who_asks(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with world(tmp_path) as w:
+        w.server.port = server.server_address[1]
+        with w.process() as operator:
+            operator.ports()
+            deadline = time.monotonic() + 10
+            while not {"/apis", "/apis/batch/v1/jobs"} <= Recorder.asked.keys():
+                assert time.monotonic() < deadline, Recorder.asked
+                time.sleep(0.05)
+    server.shutdown()
+    assert set(Recorder.asked.values()) == {"Bearer test"}
+
+
+def test_a_killed_operator_goes_on_where_it_was(tmp_path):
+    with world(tmp_path, scripted({("grpo", 1): FOREVER})) as w:
+        with w.process() as operator:
+            w.apply()
+            w.until(lambda run: stage(run, "grpo").get("state") == "Running", seconds=20)
+            operator.kill()
+        w.controllers.finish("r-grpo-1")
+        with w.process():
+            all_succeeded_once(w, ["r"])
+
+
+def test_restarting_changes_nothing_in_live_runs(tmp_path):
+    with world(tmp_path, scripted({}, FOREVER)) as w:
+        names = [f"r{number}" for number in range(10)]
+        with w.process():
+            for name in names:
+                w.apply(name)
+            for name in names:
+                w.until(lambda run: stage(run, "sft").get("state") == "Running", name, 20)
+            time.sleep(0.5)
+        before = len(w.writes())
+        with w.process() as operator:
+            operator.ports()
+            time.sleep(1.5)
+        assert len(w.writes()) == before
+
+
+def killed_at(w, name, verb, target, number):
+    """Apply a run to an operator that is killed when its write of that number has been done.
+
+    Returns:
+        Whether there was such a write.
+    """
+    with w.process() as operator:
+        fault = Fault(verb, target, nth=number, after=True, hook=lambda _: operator.process.kill())
+        operator.ports()
+        w.server.faults.add(fault)
+        w.apply(name, evaluation=None)
+        w.until(lambda run: holds(run, "Succeeded") or fault.hits, name, 30)
+        w.server.faults.clear()
+        return bool(fault.hits)
+
+
+@pytest.mark.parametrize(
+    ("verb", "target"), [("patch", "reasoningruns/status"), ("create", "pytorchjobs")]
+)
+def test_killed_after_any_write_nothing_is_lost_and_nothing_is_made_twice(tmp_path, verb, target):
+    """A SIGKILL after each write of a kind has been done, before the operator hears of it."""
+    # Long enough for what was just created to be alive still when the next operator looks.
+    seconds = 1.5 if verb == "create" else 0.05
+    with world(tmp_path, scripted({}, Behaviour(running=seconds))) as w:
+        names, killed = [], True
+        while killed:
+            names.append(f"r{len(names)}")
+            killed = killed_at(w, names[-1], verb, target, len(names))
+            with w.process():
+                assert holds(w.end(names[-1], 30), "Succeeded")
+        assert len(names) >= 3
+        all_succeeded_once(w, names)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_again_and_again_every_run_ends(tmp_path, seed):
+    names = [f"r{number}" for number in range(12)]
+    with world(tmp_path, scripted({}, Behaviour(pending=0.2, running=0.5))) as w:
+        for name in names:
+            w.apply(name)
+        for round_ in range(4):
+            with w.process() as operator:
+                operator.ports()
+                time.sleep(0.3 + 0.17 * (seed * round_ % 5))
+                operator.kill()
+        with w.process():
+            all_succeeded_once(w, names)
+
+
+def test_a_run_deleted_while_nobody_watches_leaves_nothing(tmp_path):
+    with world(tmp_path, scripted({}, FOREVER)) as w:
+        with w.process():
+            w.apply()
+            w.until(lambda run: stage(run, "sft").get("state") == "Running", seconds=20)
+        w.server.delete("reasoningruns", "r")
+        w.server.wait("pytorchjobs", "r-sft-1", lambda job: job is None)
+        with w.process() as operator:
+            operator.ports()
+            time.sleep(0.5)
+            assert w.jobs() == []
+
+
+def test_health_is_red_when_the_streams_do_not_tell_what_was_written(tmp_path):
+    options = ("--unhealthy-after", "2", "--resync", "1")
+    with world(tmp_path) as w, w.process(*options) as operator:
+        health, _ = operator.ports()
+        w.apply(**SFT_ONLY)
+        w.end(seconds=20)
+        time.sleep(0.3)
+        assert page(health, "/healthz")[0] == 200
+        w.server.faults.add(silence("reasoningruns", times=None))
+        w.apply("s", **SFT_ONLY)
+        assert holds(w.end("s", 20), "Succeeded")  # the LISTs carry it
+        deadline = time.monotonic() + 8
+        while page(health, "/healthz")[0] == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        status, text = page(health, "/healthz")
+        assert status == 500
+        assert "watch streams" in text
+
+
+def test_health_is_red_when_the_api_server_is_gone_and_green_when_it_is_back(tmp_path):
+    with world(tmp_path) as w, w.process("--unhealthy-after", "2", "--resync", "0.5") as operator:
+        health, _ = operator.ports()
+        assert page(health, "/healthz")[0] == 200
+        w.server.faults.add(Fault(None, None, drop=True, times=None))
+        deadline = time.monotonic() + 8
+        while page(health, "/healthz")[0] == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert "has not answered" in page(health, "/healthz")[1]
+        w.server.faults.clear()
+        while page(health, "/healthz")[0] == 500:
+            assert time.monotonic() < deadline + 8
+            time.sleep(0.1)
+
+
+def test_a_watch_that_fails_ends_the_process_so_that_it_is_started_again(tmp_path):
+    with world(tmp_path, scripted({}, Behaviour(running=0.3))) as w:
+        with w.process() as operator:
+            operator.ports()
+            time.sleep(0.5)
+            w.server.faults.add(error("reasoningruns", 500))
+            w.apply()
+            code = operator.process.wait(30)
+            assert code not in (None, 0)
+        with w.process():
+            assert holds(w.end(seconds=20), "Succeeded")
