@@ -1,7 +1,7 @@
 """What to do next for a run: one pure function, used by the operator and by `coldstart run`.
 
 It reads the run with its status and what is there (children and their results), and says one
-thing to do and the status to write. It neither reads a clock nor touches a process.
+thing to do and the status that goes with it. It neither reads a clock nor touches a process.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ Action = Start | Stop | Wait | Finished
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do, and the status to write after it is done."""
+    """One thing to do, and the status that goes with it; done and recorded in either order."""
 
     action: Action
     status: RunStatus
