@@ -11,7 +11,7 @@ import click
 from coldstart_operator import handlers, logs, progress
 from coldstart_operator.cluster import LogIn, NoCluster, connect, credentials
 from coldstart_operator.controller import Controller
-from coldstart_operator.settings import IMAGE, Settings
+from coldstart_operator.settings import Settings
 from coldstart_operator.web import Pages
 
 logger = logging.getLogger("coldstart_operator")
@@ -22,7 +22,10 @@ logger = logging.getLogger("coldstart_operator")
     "--namespace", "namespaces", multiple=True, help="Work in this namespace only; may be repeated."
 )
 @click.option(
-    "--image", default=IMAGE, show_default=True, help="The trainer's image for runs that name none."
+    "--image",
+    default=Settings.image,
+    show_default=True,
+    help="The trainer's image for runs that name none.",
 )
 @click.option(
     "--host", default=Settings.host, show_default=True, help="The address to serve pages on."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-IMAGE = "coldstart/trainer:0.1.0"
-"""The trainer's image for runs that name none."""
+from coldstart.children.pod import IMAGE
 
 
 @dataclass(frozen=True)
