@@ -301,7 +301,9 @@ def test_a_run_is_deleted_when_its_time_is_up(tmp_path):
 def test_a_stage_that_takes_too_long_is_stopped_and_tried_again(tmp_path):
     script = scripted({("sft", 1): Behaviour(running=None, shutdown=0.2)})
     with world(tmp_path, script) as w, w.operator():
-        w.apply(**SFT_ONLY, sft={"dataset": {"name": "d"}, "timeoutSeconds": 1})
+        # The error is shown until the next attempt starts: the backoff is the time to see it.
+        retry = {"limit": 2, "backoffSeconds": 2}
+        w.apply(**SFT_ONLY, sft={"dataset": {"name": "d"}, "timeoutSeconds": 1}, retry=retry)
         run = w.until(lambda run: stage(run, "sft").get("failures") == 1)
         assert stage(run, "sft")["error"]["code"] == "DeadlineExceeded"
         assert holds(w.end(), "Succeeded")
