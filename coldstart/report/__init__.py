@@ -5,8 +5,9 @@ Everything here reads a run's directory; the page is the only thing written, and
 
 from coldstart.report.arms import Comparison, compare
 from coldstart.report.page import write_report
-from coldstart.report.scores import RunResults, Score, run_results
-from coldstart.report.tables import results_table
+from coldstart.report.scores import RunResults, Score, run_results, told_results
+from coldstart.report.tables import results_table, told_table
+from coldstart.report.traces import traced_run
 
 __all__ = [
     "Comparison",
@@ -15,5 +16,8 @@ __all__ = [
     "compare",
     "results_table",
     "run_results",
+    "told_results",
+    "told_table",
+    "traced_run",
     "write_report",
 ]

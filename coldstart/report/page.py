@@ -23,6 +23,7 @@ from coldstart.report.honesty import notes
 from coldstart.report.pairing import Paired, paired
 from coldstart.report.reading import RunRecord, manifest, read_progress, read_run
 from coldstart.report.scores import Score, scores
+from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
 from coldstart.stage import CheckpointManifest
 from coldstart.status import StageStatus
@@ -36,8 +37,13 @@ _STAGE_TITLES = {
 }
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, run: ReasoningRun | None = None) -> Path:
     """Write a run's `report.html`, whole or not at all, from what the run has so far.
+
+    Args:
+        run_dir: the run's directory.
+        run: the run with its status, where the directory does not hold it
+            (`coldstart.report.traces`).
 
     Returns:
         The page's path.
@@ -46,7 +52,7 @@ def write_report(run_dir: Path) -> Path:
         ValueError: there is no run, or one of its documents is damaged.
         OSError: the page cannot be written.
     """
-    found = read_run(run_dir)
+    found = read_run(run_dir, run)
     page = render(found, datetime.now(UTC))
     write_atomic(found.layout.report, page.encode())
     return found.layout.report

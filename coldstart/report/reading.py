@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,20 +82,29 @@ class RunRecord:
         )
 
     def label(self, checkpoint: str) -> str:
-        """What people call a checkpoint: `Base`, `SFT`, `GRPO`, `SFT + GRPO`."""
-        if checkpoint == "grpo" and "sft" in self.run.spec.checkpoint_names:
-            return "SFT + GRPO"
-        return {"base": "Base", "sft": "SFT", "grpo": "GRPO"}[checkpoint]
+        """What people call a checkpoint."""
+        return label(checkpoint, self.run.spec.checkpoint_names)
 
 
-def read_run(run_dir: Path) -> RunRecord:
+def label(checkpoint: str, known: Collection[str]) -> str:
+    """What people call a checkpoint among others: `Base`, `SFT`, `GRPO`, `SFT + GRPO`."""
+    if checkpoint == "grpo" and "sft" in known:
+        return "SFT + GRPO"
+    return {"base": "Base", "sft": "SFT", "grpo": "GRPO"}[checkpoint]
+
+
+def read_run(run_dir: Path, run: ReasoningRun | None = None) -> RunRecord:
     """The record of a run, finished or not.
+
+    Args:
+        run_dir: the run's directory.
+        run: the run with its status, where the directory does not hold it: on a cluster.
 
     Raises:
         ValueError: there is no run, or one of its documents is damaged; the message names it.
     """
     where = RunLayout(run_dir)
-    run = record.read(where)
+    run = run or record.read(where)
     if run is None:
         raise ValueError(
             f"{run_dir}: is no run: it holds no {where.status.name}; "

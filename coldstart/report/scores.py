@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from coldstart.report.reading import RunRecord, read_run
+from coldstart.results import BenchmarkResult
 from coldstart.schema import Contract
+from coldstart.status import RunStatus
 
 
 class Interval(Protocol):
@@ -69,8 +71,48 @@ def scores(found: RunRecord) -> RunResults:
     return RunResults(checkpoints={name: _score(found, name) for name in found.complete})
 
 
+def told_results(status: RunStatus) -> RunResults:
+    """The scores that a status tells, for where the files of the run are out of reach.
+
+    They are the same numbers: the evaluation reports them (`score_metrics`). A checkpoint of which
+    the interval is not told is left out.
+    """
+    entry = status.stage("evaluation")
+    told = entry.metrics if entry else {}
+    return RunResults(
+        checkpoints={
+            name: Score(accuracy=values[0], low=values[1], high=values[2], n=int(values[3]))
+            for name in ("base", "sft", "grpo")
+            if (values := [told[key] for key in _keys(name) if key in told])[3:]
+        }
+    )
+
+
+def score_metrics(name: str, results: Sequence[BenchmarkResult]) -> dict[str, float]:
+    """The score of a checkpoint over its benchmarks as metrics of the evaluation's result."""
+    score = _mean(results)
+    return dict(zip(_keys(name), (score.accuracy, score.low, score.high, score.n), strict=True))
+
+
+def _keys(name: str) -> tuple[str, str, str, str]:
+    """What the evaluation calls accuracy, ends of the interval and responses of a checkpoint.
+
+    No checkpoint is called `low`, so none of these is that of a benchmark,
+    `accuracy_<checkpoint>_<benchmark>`.
+    """
+    return (
+        f"accuracy_{name}",
+        f"accuracy_low_{name}",
+        f"accuracy_high_{name}",
+        f"responses_{name}",
+    )
+
+
 def _score(found: RunRecord, checkpoint: str) -> Score:
-    results = [found.results[checkpoint, benchmark] for benchmark in found.benchmarks]
+    return _mean([found.results[checkpoint, benchmark] for benchmark in found.benchmarks])
+
+
+def _mean(results: Sequence[BenchmarkResult]) -> Score:
     low, high = mean_interval(results)
     return Score(
         accuracy=math.fsum(item.accuracy for item in results) / len(results),

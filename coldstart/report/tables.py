@@ -1,4 +1,4 @@
-"""The results of one run as tables for the terminal."""
+"""The results of one run as tables for the terminal, from its files or from its status alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from coldstart.children.documents import line
 from coldstart.report.gain import kind_shares
-from coldstart.report.reading import RunRecord, read_run
-from coldstart.report.scores import scores
-from coldstart.report.words import interval, number, percent
+from coldstart.report.reading import RunRecord, label, read_run
+from coldstart.report.scores import scores, told_results
+from coldstart.report.words import MISSING, interval, number, percent
 from coldstart.results import BenchmarkResult
+from coldstart.status import RunStatus
 
 
 def results_table(run_dir: Path) -> RenderableType:
@@ -32,12 +34,44 @@ def results_table(run_dir: Path) -> RenderableType:
     if any(result.kinds for result in found.results.values()):
         tables.append(_kinds(found))
     if any(stage.gates for stage in found.status.stages):
-        tables.append(_gates(found))
+        tables.append(_gates(found.status))
     parts: list[RenderableType] = [Padding(table, (0, 0, 1, 0)) for table in tables]
     parts += [Text(note) for note in found.notes]
     if not found.status.holds("Succeeded"):
         parts.append(Text(f"{found.name}: {found.status.message or 'has not started'}"))
     return Group(*parts)
+
+
+def told_table(name: str, status: RunStatus) -> RenderableType:
+    """The results that a status tells, as `results_table` shows those in the files."""
+    parts: list[RenderableType] = []
+    if told_results(status).checkpoints:
+        parts.append(_told(name, status))
+    if any(stage.gates for stage in status.stages):
+        parts.append(_gates(status))
+    shown: list[RenderableType] = [Padding(table, (0, 0, 1, 0)) for table in parts]
+    if not status.holds("Succeeded"):
+        shown.append(Text(f"{name}: {line(status.message) or 'has not started'}"))
+    return Group(*shown)
+
+
+def _told(name: str, status: RunStatus) -> Table:
+    headings = ("checkpoint", "accuracy", "95 % CI", "n", "boxed", "tokens")
+    table = _table(f"{name}: accuracy", *headings)
+    entry = status.stage("evaluation")
+    assert entry is not None
+    scored = told_results(status).checkpoints
+    for checkpoint, score in scored.items():
+        tokens = entry.metrics.get(f"mean_tokens_{checkpoint}")
+        table.add_row(
+            label(checkpoint, scored),
+            Text(percent(score.accuracy), style="bold"),
+            interval(score.low, score.high),
+            str(score.n),
+            percent(entry.metrics.get(f"boxed_share_{checkpoint}"), 0),
+            MISSING if tokens is None else f"{tokens:.1f}",
+        )
+    return table
 
 
 def _table(title: str, *headings: str, left: int = 1) -> Table:
@@ -116,9 +150,9 @@ def _kinds(found: RunRecord) -> Table:
     return table
 
 
-def _gates(found: RunRecord) -> Table:
+def _gates(status: RunStatus) -> Table:
     table = _table("Gates", "stage", "check", "observed", "asked for", "verdict", left=2)
-    for stage in found.status.stages:
+    for stage in status.stages:
         for verdict in stage.gates:
             table.add_row(
                 stage.name.upper(),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
@@ -20,8 +24,8 @@ from coldstart_operator.metrics import API_REQUESTS
 REQUEST_SECONDS = 30.0
 """How long one request may take."""
 
-PAGE = 500
-"""Objects in one answer to a LIST."""
+PAGE = 200
+"""Objects in one answer to a LIST; what a page takes as dictionaries, memory keeps."""
 
 Json = dict[str, Any]
 
@@ -150,6 +154,52 @@ class Cluster:
         body = {"metadata": {"resourceVersion": version}, "status": patch}
         return await self._request("PATCH", RUNS, namespace, f"{name}/status", body=body)
 
+    async def patch(self, resource: Resource, namespace: str, name: str, patch: Json) -> Json:
+        """Merge into an object.
+
+        Raises:
+            ApiError: it is not there, refused, or no answer.
+        """
+        return await self._request("PATCH", resource, namespace, name, body=patch)
+
+    async def log(
+        self, namespace: str, pod: str, container: str, *, follow: bool, tail: int | None
+    ) -> AsyncGenerator[bytes, None]:
+        """What a container has written, in pieces; with `follow`, until it ends.
+
+        Args:
+            namespace: where.
+            pod: the pod's name.
+            container: which of its containers.
+            follow: wait for more.
+            tail: how many lines of what is there; None: all.
+
+        Raises:
+            ApiError: it is not there, has not started (400), refused, or the connection broke.
+        """
+        query = {"container": container, "follow": "true" if follow else "false"}
+        if tail is not None:
+            query["tailLines"] = str(tail)
+        silence = None if follow else REQUEST_SECONDS
+        limits = aiohttp.ClientTimeout(None, sock_connect=REQUEST_SECONDS, sock_read=silence)
+        answer: aiohttp.ClientResponse | None = None
+        try:
+            path = f"{_path(PODS, namespace, pod)}/log"
+            answer = (await self._send("GET", path, query, None, limits)).response
+            assert answer is not None
+            if not _fine(answer.status):
+                raise _refusal(answer.status, await answer.read())
+            async for piece in answer.content.iter_any():
+                self.heard = monotonic()
+                yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
+            raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from error
+        finally:
+            code = answer.status if answer is not None else 0
+            API_REQUESTS.labels("get", "pods/log", str(code)).inc()
+            if answer is not None:
+                answer.close()
+
     async def serves(self, resource: Resource) -> bool:
         """Whether the API server knows a kind.
 
@@ -192,19 +242,26 @@ class Cluster:
         finally:
             API_REQUESTS.labels(verb.lower(), resource.plural, str(code)).inc()
         self.heard = monotonic()
-        document = _document(data)
-        if code >= 300:  # noqa: PLR2004
-            raise ApiError(
-                code,
-                str(document.get("reason") or f"HTTP{code}"),
-                str(document.get("message") or data[:200].decode(errors="replace")),
-            )
-        return document
+        if not _fine(code):
+            raise _refusal(code, data)
+        return _document(data)
 
     async def _exchange(
         self, verb: str, path: str, query: dict[str, str] | None, body: Json | None
     ) -> tuple[int, bytes]:
-        header = {"Accept": "application/json", "Content-Type": "application/json"}
+        response = await self._send(verb, path, query, body, self._timeout)
+        return response.status, await response.read()
+
+    async def _send(
+        self,
+        verb: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: Json | None,
+        limits: aiohttp.ClientTimeout,
+    ) -> Any:
+        # As kubectl asks: a log is no JSON.
+        header = {"Accept": "application/json, */*", "Content-Type": "application/json"}
         if verb == "PATCH":
             header["Content-Type"] = "application/merge-patch+json"
         request = await self.client.param_serialize(
@@ -215,8 +272,7 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
         )
-        response = await self.client.call_api(*request, _request_timeout=self._timeout)
-        return response.status, await response.read()  # type: ignore[no-untyped-call]
+        return await self.client.call_api(*request, _request_timeout=limits)
 
 
 def _root(resource: Resource) -> str:
@@ -237,6 +293,20 @@ def _document(data: bytes) -> Json:
     return document if isinstance(document, dict) else {}
 
 
+def _fine(code: int) -> bool:
+    return code < 300  # noqa: PLR2004
+
+
+def _refusal(code: int, data: bytes) -> ApiError:
+    """The error in an answer."""
+    document = _document(data)
+    return ApiError(
+        code,
+        str(document.get("reason") or f"HTTP{code}"),
+        str(document.get("message") or data[:200].decode(errors="replace").strip()),
+    )
+
+
 class NoCluster(Exception):
     """There is neither a service account nor a kubeconfig."""
 
@@ -250,7 +320,19 @@ LogIn = Callable[[], Awaitable[Credentials]]
 
 async def connect(log_in: LogIn) -> Cluster:
     """A connection; the process has one."""
-    return Cluster(ApiClient(await log_in()))
+    found = await log_in()
+    found.proxy = found.proxy or _proxy(found.host)
+    # Else aiohttp asks for proxy and netrc at each request, in threads that wait for this one.
+    found.client_session_kwargs = {"trust_env": False}
+    return Cluster(ApiClient(found))
+
+
+def _proxy(server: str) -> str | None:
+    """The proxy that the environment names for an address."""
+    place = urlsplit(server)
+    if proxy_bypass(place.hostname or ""):
+        return None
+    return getproxies().get(place.scheme)
 
 
 async def credentials() -> Credentials:
@@ -269,6 +351,72 @@ async def credentials() -> Credentials:
             raise NoCluster(f"neither a service account nor a kubeconfig: {error}") from error
     configuration.connection_pool_maxsize = 100
     return configuration
+
+
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+@dataclass(frozen=True)
+class Login:
+    """Which cluster a person means, and where in it, as the kubeconfig says."""
+
+    credentials: Credentials
+    """Where the API server is and how it knows us."""
+    context: str
+    """The context's name; empty for a service account."""
+    namespace: str
+    """The namespace that is meant where none is named."""
+
+
+async def login(kubeconfig: str | None, context: str | None) -> Login:
+    """What a person's kubeconfig says; where there is none, the service account of this pod.
+
+    Args:
+        kubeconfig: its path; None: as kubectl finds it, `$KUBECONFIG` or `~/.kube/config`.
+        context: which of its contexts; None: the current one.
+
+    Raises:
+        NoCluster: there is none, it cannot be read, or has no such context.
+    """
+    files = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    paths = _present(files)
+    configuration = Configuration()
+    if not paths:
+        return _service_account(configuration, files)
+    try:
+        if context is not None and context not in (known := _contexts(paths)):
+            names = ", ".join(known) or "none"
+            raise NoCluster(f"kubeconfig {files}: has no context {context!r} (has: {names})")
+        loader = await config.load_kube_config(files, context, configuration)  # type: ignore[no-untyped-call]
+        chosen = loader.current_context
+        namespace = (chosen.get("context") or {}).get("namespace") or "default"
+        return Login(configuration, str(chosen["name"]), str(namespace))
+    except (config.ConfigException, yaml.YAMLError, OSError) as error:
+        raise NoCluster(f"kubeconfig {files}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # The library takes the file's form for granted.
+        raise NoCluster(f"kubeconfig {files}: is not a kubeconfig ({error!r})") from error
+
+
+def _service_account(configuration: Credentials, files: str) -> Login:
+    try:
+        config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+        namespace = _OWN_NAMESPACE.read_text(encoding="utf-8").strip()
+    except (config.ConfigException, OSError) as error:
+        raise NoCluster(f"there is no kubeconfig ({files})") from error
+    return Login(configuration, "", namespace or "default")
+
+
+def _present(files: str) -> list[Path]:
+    """The files that there are of those in a `$KUBECONFIG`."""
+    paths = [Path(part).expanduser() for part in files.split(os.pathsep) if part]
+    return [path for path in paths if path.is_file()]
+
+
+def _contexts(paths: Iterable[Path]) -> list[str]:
+    """The names of the contexts in some kubeconfigs."""
+    documents = [yaml.safe_load(path.read_text("utf-8")) for path in paths]
+    return [str(item["name"]) for document in documents for item in document.get("contexts") or ()]
 
 
 def owner_uid(document: Json) -> str | None:

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from coldstart import layout
+from coldstart import layout, record
 from coldstart.checkpoint import (
     PROCESSOR_FILES,
     TOKENIZER_FILES,
@@ -19,6 +19,7 @@ from coldstart.checkpoint import (
     files_fingerprint,
 )
 from coldstart.results import BenchmarkResult, Sample
+from coldstart.run import ReasoningRun
 from coldstart.stage import Fingerprints, RunRef, StageInput, StageOrder
 from coldstart.status import ErrorCode
 from coldstart.summary import read_samples, regrade, regrade_run
@@ -110,6 +111,9 @@ def test_every_response_is_kept_and_adds_up(run, order, directory, tmp_path):
     assert result.low <= result.accuracy <= result.high
     assert numbers == {
         "accuracy_base": result.accuracy,
+        "accuracy_low_base": pytest.approx(result.low),
+        "accuracy_high_base": pytest.approx(result.high),
+        "responses_base": 5,
         "boxed_share_base": result.boxed_share,
         "mean_tokens_base": result.mean_tokens,
     }
@@ -117,6 +121,26 @@ def test_every_response_is_kept_and_adds_up(run, order, directory, tmp_path):
     assert [(line["done"], line["total"]) for line in told] == [(0, 5), (2, 5), (4, 5), (5, 5)]
     assert {line["label"] for line in told} == {"base/digits"}
     assert {line["phase"] for line in told} == {"evaluate"}
+    page = (tmp_path / "runs" / "r" / "report.html").read_text()
+    assert "What is the sum of the digits?" in page
+
+
+def test_the_report_is_left_to_coldstart_run_and_fails_no_stage(run, order, tmp_path, caplog):
+    where = layout.RunLayout(tmp_path / "runs" / "r")
+    where.root.mkdir(parents=True)
+    recorded = ReasoningRun(
+        api_version="coldstart.dev/v1alpha1",
+        kind="ReasoningRun",
+        metadata={"name": "r", "uid": "u"},
+        spec=order().spec,
+    )
+    record.save(recorded, where)
+    numbers = run(order())
+    assert not where.report.exists()
+    where.status.write_text("{")
+    assert run(order()) == numbers
+    assert f"{where.report} could not be written" in caplog.text
+    assert not where.report.exists()
 
 
 def test_thumbnails_are_small_pngs_named_by_their_content(
@@ -214,13 +238,17 @@ def test_several_checkpoints_and_benchmarks(run, order, source):
     spec = order(benchmarks=benchmarks, checkpoints=["base", "sft"])
     numbers = run(spec, source(spec), source(spec, "sft", DIGEST))
     assert {name for name in numbers if name.startswith("accuracy")} == {
-        "accuracy_base",
-        "accuracy_base_a",
-        "accuracy_base_b",
-        "accuracy_sft",
-        "accuracy_sft_a",
-        "accuracy_sft_b",
+        f"accuracy_{name}"
+        for checkpoint in ("base", "sft")
+        for name in (
+            checkpoint,
+            f"low_{checkpoint}",
+            f"high_{checkpoint}",
+            f"{checkpoint}_a",
+            f"{checkpoint}_b",
+        )
     }
+    assert numbers["responses_sft"] == 5
     mean = (numbers["accuracy_sft_a"] + numbers["accuracy_sft_b"]) / 2
     assert numbers["accuracy_sft"] == mean
 

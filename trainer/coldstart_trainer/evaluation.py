@@ -5,9 +5,11 @@ What is there of an earlier attempt is kept; the missing responses come out as t
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -17,8 +19,11 @@ import datasets
 import torch
 from accelerate import PartialState
 
+from coldstart import record
 from coldstart.grading import Grader, extract
 from coldstart.layout import RunLayout
+from coldstart.report import traced_run, write_report
+from coldstart.report.scores import score_metrics
 from coldstart.results import BenchmarkResult, Sample
 from coldstart.spec import Benchmark, Conversation, Decoding, Evaluation
 from coldstart.stage import StageOrder
@@ -34,12 +39,16 @@ from coldstart_trainer.samples import SampleStore, Thumbnails
 
 _FIELD = "spec.evaluation"
 
+log = logging.getLogger(__name__)
+
 
 def run(order: StageOrder, inputs: Sequence[Input], progress: ProgressLog) -> dict[str, float]:
     """Score the checkpoints of an order; the numbers of the result.
 
-    `accuracy_<checkpoint>` is the unweighted mean over the benchmarks; where there are several,
-    `accuracy_<checkpoint>_<benchmark>` is there as well.
+    `accuracy_<checkpoint>` is the unweighted mean over the benchmarks, with the ends of its
+    interval and the number of responses; where there are several benchmarks,
+    `accuracy_<checkpoint>_<benchmark>` is there as well. Where nobody else does it, the run's
+    report is written, too.
 
     Raises:
         DataError, ModelError, StageFailure: with the code of the result.
@@ -54,7 +63,10 @@ def run(order: StageOrder, inputs: Sequence[Input], progress: ProgressLog) -> di
         stage = _Stage(order, spec, progress, grader, state)
         for source in inputs:
             results += stage.score(source)
-    return metrics(results)
+    numbers = metrics(results)
+    if state.is_main_process:
+        _report(order, numbers)
+    return numbers
 
 
 def metrics(results: Iterable[BenchmarkResult]) -> dict[str, float]:
@@ -62,7 +74,9 @@ def metrics(results: Iterable[BenchmarkResult]) -> dict[str, float]:
     found: dict[str, list[BenchmarkResult]] = {}
     for result in results:
         found.setdefault(result.checkpoint, []).append(result)
-    numbers = {f"accuracy_{name}": fmean(r.accuracy for r in of) for name, of in found.items()}
+    numbers: dict[str, float] = {}
+    for name, of in found.items():
+        numbers |= score_metrics(name, of)
     for name, of in found.items():
         numbers[f"boxed_share_{name}"] = fmean(result.boxed_share for result in of)
         numbers[f"mean_tokens_{name}"] = fmean(result.mean_tokens for result in of)
@@ -70,6 +84,19 @@ def metrics(results: Iterable[BenchmarkResult]) -> dict[str, float]:
         if len(of) > 1:
             numbers |= {f"accuracy_{name}_{result.benchmark}": result.accuracy for result in of}
     return numbers
+
+
+def _report(order: StageOrder, numbers: Mapping[str, float]) -> None:
+    """Write the run's report, unless its `coldstart run` will."""
+    layout = RunLayout(Path(order.storage) / order.run.name)
+    try:
+        recorded = record.read(layout)
+        if recorded is None or recorded.metadata.uid != order.run.uid:
+            run = traced_run(order, numbers, datetime.now(UTC))
+            log.info("wrote %s", write_report(layout.root, run))
+    except Exception:
+        # The stage has done its work, whatever there is in files that others wrote.
+        log.exception("%s could not be written", layout.report)
 
 
 def probe(
