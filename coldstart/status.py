@@ -33,6 +33,7 @@ class ErrorCode(StrEnum):
     """Why a stage ended without a result: a closed list."""
 
     INVALID_ORDER = "InvalidOrder"
+    NAME_CONFLICT = "NameConflict"
     DATASET_NOT_FOUND = "DatasetNotFound"
     DATASET_INVALID = "DatasetInvalid"
     MODEL_INVALID = "ModelInvalid"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import signal
 import sys
+from pathlib import Path
 
 import click
 
@@ -12,14 +15,40 @@ from coldstart_operator import handlers, logs, progress
 from coldstart_operator.cluster import LogIn, NoCluster, connect, credentials
 from coldstart_operator.controller import Controller
 from coldstart_operator.settings import Settings
-from coldstart_operator.web import Pages
+from coldstart_operator.web import CannotListen, Pages
+from coldstart_operator.webhook import Webhook
+
+MISTAKE = 2
+"""The exit code of what its user has to mend."""
+
+DEPTH = 12_000
+"""Python's limit of recursion. The API server takes objects that are nested 10,000 deep, and one
+that cannot be read is in every LIST: it would keep the operator from working for anybody. Not
+more: with 50,000 a hostile body overflows a thread's stack of 2 MiB."""
+
+NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+PORT = click.IntRange(0, 65_535)
+SECONDS = click.FloatRange(min=0, min_open=True)
+LEVELS = click.Choice(["debug", "info", "warning", "error"], case_sensitive=False)
 
 logger = logging.getLogger("coldstart_operator")
 
 
+def _namespaces(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of namespaces; another text would be watched, and nothing ever be seen there."""
+    for name in names:
+        if not NAMESPACE.fullmatch(name):
+            raise click.BadParameter(f"{name!r} is not the name of a namespace")
+    return names
+
+
 @click.command()
 @click.option(
-    "--namespace", "namespaces", multiple=True, help="Work in this namespace only; may be repeated."
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    callback=_namespaces,
+    help="Work in this namespace only; may be repeated.",
 )
 @click.option(
     "--image",
@@ -30,15 +59,40 @@ logger = logging.getLogger("coldstart_operator")
 @click.option(
     "--host", default=Settings.host, show_default=True, help="The address to serve pages on."
 )
-@click.option("--health-port", default=Settings.health_port, show_default=True, help="/healthz.")
-@click.option("--metrics-port", default=Settings.metrics_port, show_default=True, help="/metrics.")
 @click.option(
-    "--workers", default=Settings.workers, show_default=True, help="Runs worked on at a time."
+    "--health-port",
+    default=Settings.health_port,
+    show_default=True,
+    type=PORT,
+    help="/healthz, /readyz.",
+)
+@click.option(
+    "--metrics-port",
+    default=Settings.metrics_port,
+    show_default=True,
+    type=PORT,
+    help="/metrics.",
+)
+@click.option(
+    "--webhook-port", type=PORT, help="Serve the admission webhook; needs --webhook-cert."
+)
+@click.option(
+    "--webhook-cert",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The directory of its tls.crt and tls.key, which are read again when they change.",
+)
+@click.option(
+    "--workers",
+    default=Settings.workers,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Runs worked on at a time.",
 )
 @click.option(
     "--resync",
     default=Settings.resync,
     show_default=True,
+    type=SECONDS,
     help="Seconds between two full LISTs.",
 )
 @click.option(
@@ -53,18 +107,45 @@ logger = logging.getLogger("coldstart_operator")
     "unhealthy",
     default=Settings.unhealthy,
     show_default=True,
+    type=SECONDS,
     help="Seconds without the API server or the watch streams until /healthz is red.",
 )
-@click.option("--log-level", default="info", show_default=True)
-def main(log_level: str, **options: object) -> None:
+@click.option("--log-level", default="info", show_default=True, type=LEVELS)
+def main(
+    log_level: str, webhook_port: int | None, webhook_cert: Path | None, **options: object
+) -> None:
     """Take every ReasoningRun of the cluster through its stages."""
+    if (webhook_port is None) != (webhook_cert is None):
+        raise click.UsageError("--webhook-port and --webhook-cert belong together: give both")
+    sys.setrecursionlimit(DEPTH)
     logs.configure(log_level)
-    settings = Settings(**options)  # type: ignore[arg-type]
+    settings = Settings(
+        webhook_port=webhook_port or 0,
+        webhook_cert=webhook_cert,
+        **options,  # type: ignore[arg-type]
+    )
     try:
-        while asyncio.run(operate(settings)):
+        while asyncio.run(_process(settings)):
             logger.info("begins anew: the cluster serves more kinds of objects than before")
     except NoCluster as error:
         sys.exit(f"no cluster: {error}")
+    except CannotListen as error:
+        click.echo(f"{error}: choose another with the option of that port, or --host", err=True)
+        sys.exit(MISTAKE)
+    except Exception:  # the process ends here, and its last words are a line like the others
+        logger.critical("ends by a mistake; what it knew is in the cluster", exc_info=True)
+        sys.exit(1)
+
+
+async def _process(settings: Settings) -> bool:
+    """`operate`, told to stop by SIGTERM and SIGINT from the beginning; kopf listens later.
+
+    The first process of a container has no default for them: it would not end before SIGKILL.
+    """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return await operate(settings, stop=stop)
 
 
 async def operate(
@@ -82,30 +163,51 @@ async def operate(
 
     Raises:
         NoCluster: there are no credentials.
-        OSError: a port is taken.
+        CannotListen: a port is taken.
     """
     cluster = await connect(log_in)
     session = progress.session()
-    stop = stop or asyncio.Event()
+    stop, begun = stop or asyncio.Event(), asyncio.Event()
     controller = Controller(cluster, session, settings, more=stop.set)
-    pages = Pages(controller.health.problems)
+    pages = Pages(controller.health.problems, begun.is_set)
+    webhook = Webhook(settings.webhook_cert) if settings.webhook_cert else None
 
     async def end() -> None:
         await controller.stop()
         await pages.stop()
+        if webhook:
+            await webhook.stop()
         # kopf 1.45 leaves a task that waits for it, and then waits 5 s for that task.
         stop.set()
 
     try:
         ports = await pages.start(settings.host, settings.health_port, settings.metrics_port)
         logger.info("serves /healthz on port %d and /metrics on port %d", *ports)
-        await controller.start()
-        await handlers.watch(controller, settings, log_in, end, stop)
+        if webhook:
+            port = await webhook.start(settings.host, settings.webhook_port)
+            logger.info("serves /validate on port %d", port)
+        if await _started(controller, stop):
+            begun.set()
+            await handlers.watch(controller, settings, log_in, end, stop)
     finally:
         await end()
         await session.close()
         await cluster.close()
     return controller.outgrown
+
+
+async def _started(controller: Controller, stop: asyncio.Event) -> bool:
+    """Start the controller, which waits for the API server, unless told to stop; whether it has."""
+    starts, stops = asyncio.ensure_future(controller.start()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((starts, stops), return_when=asyncio.FIRST_COMPLETED)
+        if starts.done():
+            starts.result()
+        return starts.done()
+    finally:
+        for task in (starts, stops):
+            task.cancel()
+        await asyncio.gather(starts, stops, return_exceptions=True)
 
 
 if __name__ == "__main__":

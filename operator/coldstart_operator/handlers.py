@@ -13,8 +13,9 @@ from typing import Any
 import kopf
 
 from coldstart.children.backend import BACKENDS
-from coldstart_operator.cluster import RUNS, Credentials, LogIn
+from coldstart_operator.cluster import PAGE, RUNS, Credentials, LogIn
 from coldstart_operator.controller import Controller
+from coldstart_operator.metrics import WATCH_EVENTS
 from coldstart_operator.settings import Settings
 from coldstart_operator.sight import LABEL
 
@@ -77,7 +78,7 @@ def _settings(ours: Settings) -> kopf.OperatorSettings:
     found.peering.standalone = True
     # Where only some namespaces are ours, CRDs and namespaces may not be listed.
     found.scanning.disabled = bool(ours.namespaces)
-    found.watching.chunk_size = 500
+    found.watching.chunk_size = PAGE
     for item in BACKENDS:
         place = item.resource
         found.watching.label_selectors[place.group, place.version, place.plural] = LABEL
@@ -85,11 +86,47 @@ def _settings(ours: Settings) -> kopf.OperatorSettings:
     # A worker per object lives so long after its last event, and holds that: thousands at start.
     found.queueing.idle_timeout = 0.05
     found.process.ultimate_exiting_timeout = 20
+    # Else every event costs three deep copies of its object, to look for changes that nobody wants.
+    found.persistence.diffbase_storage = _NoDiffs()
+    found.persistence.progress_storage = _NoProgress()
     return found
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """What was seen last of an object: nothing, and nothing is kept."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """How far handlers that are retried have come: there are none."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def touch(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
 
 
 def _run_handler(controller: Controller) -> Any:
     async def run_event(event: dict[str, Any], **_: Any) -> None:
+        WATCH_EVENTS.labels(RUNS.plural).inc()
         controller.run_event(event.get("type"), event["object"])
 
     return run_event
@@ -97,6 +134,7 @@ def _run_handler(controller: Controller) -> Any:
 
 def _child_handler(controller: Controller, plural: str) -> Any:
     async def child_event(event: dict[str, Any], **_: Any) -> None:
+        WATCH_EVENTS.labels(plural).inc()
         controller.child_event(plural, event.get("type"), event["object"])
 
     return child_event

@@ -22,7 +22,7 @@ _HOURS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86_400, 3 * 86_400,
 
 API_REQUESTS = Counter(
     "coldstart_operator_api_requests",
-    "Requests to the API server; code 0 is no answer.",
+    "Requests to the API server, without kopf's watches; code 0 is no answer.",
     ("verb", "resource", "code"),
     registry=REGISTRY,
 )
@@ -73,6 +73,18 @@ GPU_SECONDS = Counter(
     "coldstart_operator_gpu_seconds",
     "GPU-seconds of ended attempts, by whether they came to something.",
     ("stage", "use"),
+    registry=REGISTRY,
+)
+WATCH_EVENTS = Counter(
+    "coldstart_operator_watch_events",
+    "Events that the watch streams told of.",
+    ("resource",),
+    registry=REGISTRY,
+)
+ADMISSIONS = Counter(
+    "coldstart_operator_admissions",
+    "Reviews that the admission webhook answered.",
+    ("verdict",),
     registry=REGISTRY,
 )
 MISSED = Counter(

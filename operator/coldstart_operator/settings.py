@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from coldstart.children.pod import IMAGE
 
@@ -18,9 +19,13 @@ class Settings:
     host: str = "0.0.0.0"  # noqa: S104 - the kubelet and Prometheus come from outside the pod
     """The address that health and metrics are served on."""
     health_port: int = 8080
-    """`/healthz`; 0 takes any free port."""
+    """`/healthz` and `/readyz`; 0 takes any free port."""
     metrics_port: int = 9090
     """`/metrics`; 0 takes any free port."""
+    webhook_port: int = 0
+    """The admission webhook, if there is a `webhook_cert`; 0 takes any free port."""
+    webhook_cert: Path | None = None
+    """The directory of the webhook's `tls.crt` and `tls.key`; None: there is no webhook."""
     workers: int = 16
     """Runs that are worked on at the same time."""
     lookers: int = 8

@@ -7,8 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from coldstart.children.backend import BACKENDS
-from coldstart.generate.crd import GROUP, PLURAL
+from coldstart_operator.__main__ import main
 from coldstart_operator.settings import Settings
 
 TEXT = (Path(__file__).parents[2] / "manifests" / "operator.yaml").read_text()
@@ -35,15 +34,6 @@ def excesses(role):
             yield "every group"
         if "nonResourceURLs" in rule:
             yield "URLs"
-
-
-def granted(group, resource):
-    return {
-        verb
-        for rule in ROLE["rules"]
-        if group in rule["apiGroups"] and resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda item: item["kind"])
@@ -78,24 +68,6 @@ def test_role_has_nothing_in_excess():
 )
 def test_an_excess_is_seen(rule):
     assert list(excesses({"rules": [*ROLE["rules"], rule]}))
-
-
-def test_role_has_what_the_operator_does():
-    assert granted(GROUP, PLURAL) == {"get", "list", "watch", "delete"}
-    assert granted(GROUP, f"{PLURAL}/status") == {"patch"}
-    assert granted(GROUP, f"{PLURAL}/finalizers") == {"update"}
-    for backend in BACKENDS:
-        resource = backend.resource
-        wanted = {"get", "list", "watch", "create", "delete"}
-        assert granted(resource.group, resource.plural) == wanted
-    assert granted("", "services") == {"get", "list", "create", "delete"}
-    assert granted("", "events") >= {"create", "list"}
-    assert granted("", "pods") >= {"list"}
-    for group, resource in (
-        ("", "namespaces"),
-        ("apiextensions.k8s.io", "customresourcedefinitions"),
-    ):
-        assert granted(group, resource) == {"list", "watch"}
 
 
 def test_binding_joins_the_account_and_the_role():
@@ -138,6 +110,15 @@ def test_pod_meets_pod_security_restricted():
 def test_ports_are_those_that_the_operator_serves():
     ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
     assert ports == {"health": Settings.health_port, "metrics": Settings.metrics_port}
-    for probe in ("livenessProbe", "readinessProbe"):
-        assert CONTAINER[probe]["httpGet"] == {"path": "/healthz", "port": "health"}
+    for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        assert CONTAINER[probe]["httpGet"] == {"path": path, "port": "health"}
     assert set(CONTAINER["resources"]) == {"requests", "limits"}
+
+
+def test_arguments_are_options_of_the_operator():
+    told = main.make_context("operator", list(CONTAINER["args"])).params
+    assert (told["health_port"], told["metrics_port"]) == (
+        Settings.health_port,
+        Settings.metrics_port,
+    )
+    assert told["webhook_port"] is None
