@@ -25,6 +25,10 @@ MARGIN_SECONDS = 30.0
 _STOPPED = {137, 143}
 """Exit codes of what was killed or told to end: alone they are nobody's fault."""
 
+MESSAGE_CHARACTERS = 2048
+"""The longest text of an error that is taken over from a pod."""
+
+_METRIC = re.compile(r"[A-Za-z_][A-Za-z0-9_./:@-]{0,127}(\{[A-Za-z0-9_.,/:@-]{1,128}\})?")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _LATEST = datetime.max.replace(tzinfo=UTC)
 
@@ -300,7 +304,8 @@ def _belongs(job: dict[str, Any], pod: dict[str, Any]) -> bool:
 def parse_result(message: str) -> StageResult | None:
     """The result in a termination message; None for anything else that a container may say.
 
-    Whose result it is the plan checks.
+    Whose result it is the plan checks. Its texts end in statuses, events and terminals: they are
+    cleaned, and numbers under names that are no names are left out.
     """
     if len(message.encode(errors="replace")) > RESULT_BYTES:
         return None
@@ -309,4 +314,23 @@ def parse_result(message: str) -> StageResult | None:
     except (ValueError, RecursionError):  # not JSON, not a result, or nested beyond reason
         return None
     assert isinstance(result, StageResult)
-    return result
+    if not result.run.uid.isprintable() or not _is_inside(result):
+        return None
+    return _cleaned(result)
+
+
+def _is_inside(result: StageResult) -> bool:
+    """Whether the checkpoint, if there is one, lies in the storage."""
+    if result.checkpoint is None:
+        return True
+    location = result.checkpoint.location
+    return location.isprintable() and location[0] != "/" and ".." not in location.split("/")
+
+
+def _cleaned(result: StageResult) -> StageResult:
+    error = result.error
+    if error is not None:
+        text = documents.line(error.message, MESSAGE_CHARACTERS)
+        error = error.model_copy(update={"message": text})
+    metrics = {name: value for name, value in result.metrics.items() if _METRIC.fullmatch(name)}
+    return result.model_copy(update={"error": error, "metrics": metrics})

@@ -139,6 +139,8 @@ def _environment(run: ReasoningRun, order: StageOrder) -> list[dict[str, Any]]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     ours = {
+        # Else a file on the claim that is called as a library is would be taken for it.
+        "PYTHONSAFEPATH": "1",
         # torchrun kills what has not ended so long after it was told to; its default is 30 s.
         "PET_SHUTDOWN_TIMEOUT": str(extra.termination_grace_period_seconds - _KILL_MARGIN),
         ORDER_ENV: order_text(order),

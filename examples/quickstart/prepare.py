@@ -35,6 +35,13 @@ def stamp(seed: int) -> str:
     return json.dumps({"seed": seed, "code": code.hexdigest()}) + "\n"
 
 
+def readable(folder: Path) -> None:
+    """Let everybody read it: `mkdtemp` and safetensors keep to the owner, pods are another user."""
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
 def make(folder: Path, expected: str, write: Callable[[Path], None], force: bool) -> None:
     """Write a folder under another name and rename it: a folder that has its name is complete."""
     mark = folder / STAMP
@@ -45,7 +52,7 @@ def make(folder: Path, expected: str, write: Callable[[Path], None], force: bool
     try:
         write(draft)
         (draft / STAMP).write_text(expected)
-        draft.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        readable(draft)
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)

@@ -38,6 +38,7 @@ class Controllers:
         script: what the pods of each attempt do; `scripted({...})` makes one from a table.
         runner: carries out as processes the pods for which the script returns None.
         seconds: how long after a change a job is looked at.
+        jobs: whether Jobs are carried out, too; not where a kube-controller-manager does that.
     """
 
     def __init__(
@@ -46,15 +47,19 @@ class Controllers:
         script: Script | None = None,
         runner: Runner | None = None,
         seconds: float = 0.0,
+        *,
+        jobs: bool = True,
     ) -> None:
         self.server = server
         self.script = script or scripted({})
         self.kubelet = Kubelet(server, self._behaviour, runner)
         self.seconds = seconds
-        self.errors: list[BaseException] = []
+        self.errors = self.kubelet.errors
         """What went wrong inside a stand-in; a test should find it empty."""
         self._kinds: dict[Key, Training | Batch]
-        self._kinds = {_TRAINING: Training(server), _BATCH: Batch(server)}
+        self._kinds = {_TRAINING: Training(server)}
+        if jobs:
+            self._kinds[_BATCH] = Batch(server)
         self._pods: dict[str, dict[str, Mapping[str, Any]]] = {}
         """The pods of each owner's UID, by their own."""
         self._due: dict[tuple[Key, Place], float] = {}
@@ -105,6 +110,7 @@ class Controllers:
         self, job: str, behaviour: Behaviour | None = None, namespace: str = "default"
     ) -> None:
         """End the running pods of a job now, by default with success."""
+        namespace = self.server.namespace(namespace)
 
         def end() -> None:
             for pods in list(self._pods.values()):
@@ -141,7 +147,7 @@ class Controllers:
             else:
                 pods[metadata["uid"]] = pod
             key = {"PyTorchJob": _TRAINING, "Job": _BATCH}.get(owner["kind"])
-            if key:
+            if key in self._kinds:
                 self._later(key, (metadata["namespace"], owner["name"]))
         self._guard(lambda: self.kubelet.see(kind, pod))
 

@@ -1,11 +1,14 @@
-"""Discovery and OpenAPI documents, as much as kubectl and the clients ask for; no schemas."""
+"""Discovery and OpenAPI documents, as much as kubectl and the clients ask for.
+
+Schemas are those of custom resources, without the API's own metadata; built-in kinds have none.
+"""
 
 from __future__ import annotations
 
 from itertools import groupby
 from typing import Any
 
-from apiserver.errors import failure
+from apiserver.errors import Unserved
 from apiserver.resources import VERBS, Registry, Resource
 
 VERSION = {
@@ -49,7 +52,7 @@ def document(registry: Registry, path: list[str]) -> dict[str, Any]:
         case ["openapi", "v3", *group_version]:
             found = _openapi(registry, group_version) if group_version else _index(registry)
     if found is None:
-        raise failure(404, "the server could not find the requested resource")
+        raise Unserved
     return found
 
 
@@ -71,7 +74,7 @@ def _groups(registry: Registry) -> list[dict[str, Any]]:
 def _resources(registry: Registry, group: str, version: str) -> dict[str, Any]:
     members = [one for one in registry if (one.group, one.version) == (group, version)]
     if not members:
-        raise failure(404, "the server could not find the requested resource")
+        raise Unserved
     entries = [entry for one in members for entry in _entries(one)]
     return {
         "kind": "APIResourceList",
@@ -116,7 +119,7 @@ def _index(registry: Registry) -> dict[str, Any]:
 
 
 def _openapi(registry: Registry, group_version: list[str]) -> dict[str, Any]:
-    """One group and version: only what tells kubectl that the server validates fields."""
+    """One group and version: the definitions' schemas, and that the server validates fields."""
     group, version = ["", *group_version[1:]][-2:]
     paths, schemas = {}, {}
     for one in registry:
@@ -132,9 +135,18 @@ def _openapi(registry: Registry, group_version: list[str]) -> dict[str, Any]:
             "responses": {},
         }
         place = "/namespaces/{namespace}" if one.namespaced else ""
-        paths[f"/{_path(group, version)}{place}/{one.plural}/{{name}}"] = {"patch": operation}
+        path = f"/{_path(group, version)}{place}/{one.plural}"
+        content = {"schema": {"$ref": f"#/components/schemas/{one.version}.{one.kind}"}}
+        reading = {
+            "x-kubernetes-group-version-kind": kind,
+            "x-kubernetes-action": "list",
+            "responses": {"200": {"description": "OK", "content": {"application/json": content}}},
+        }
+        paths[path] = {"get": reading}
+        paths[f"{path}/{{name}}"] = {"get": reading, "patch": operation}
         schemas[f"{one.version}.{one.kind}"] = {
             "type": "object",
+            **(one.schema or {}),
             "x-kubernetes-group-version-kind": [kind],
         }
     return {

@@ -37,7 +37,6 @@ class Request:
     """Seconds of the event loop's clock."""
     version: int = 0
     """The store's version when it was answered."""
-    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> str:

@@ -43,6 +43,10 @@ class Kubelet:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping: set[str] = set()
+        self._begun: dict[str, str] = {}
+        """When the containers of a pod were started, by its UID."""
+        self.errors: list[BaseException] = []
+        """What went wrong in a task, where nobody would see it; a test should find it empty."""
 
     def attempt(self, pod: Mapping[str, Any]) -> Attempt:
         """Which attempt a pod belongs to."""
@@ -91,6 +95,7 @@ class Kubelet:
             behaviour = self._known[uid] = Behaviour()
         if behaviour is None:
             self._tasks[uid] = asyncio.ensure_future(self._process(pod))
+            self._tasks[uid].add_done_callback(self._over)
             return
         if behaviour.unschedulable:
             self._patch(pod, {"conditions": [_unscheduled(behaviour.unschedulable)]})
@@ -108,7 +113,7 @@ class Kubelet:
 
     def _place(self, pod: Mapping[str, Any]) -> None:
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        self._try(lambda: self.api.patch("pods", name, {"spec": {"nodeName": NODE}}, namespace))
+        self._try(lambda: self.api.bind(name, NODE, namespace))
 
     def _run(self, pod: Mapping[str, Any], behaviour: Behaviour) -> None:
         uid = pod["metadata"]["uid"]
@@ -120,7 +125,7 @@ class Kubelet:
 
     def _begin(self, pod: Mapping[str, Any], address: str) -> None:
         self._place(pod)
-        time = now()
+        time = self._begun[pod["metadata"]["uid"]] = now()
         status = {
             "phase": "Running",
             "startTime": time,
@@ -156,7 +161,7 @@ class Kubelet:
         terminated = {
             "exitCode": code,
             "reason": reason or ("Error" if code else "Completed"),
-            "startedAt": time,
+            "startedAt": self._begun.get(pod["metadata"]["uid"], time),
             "finishedAt": time,
             "message": message[:MESSAGE_BYTES].decode(errors="replace"),
         }
@@ -207,6 +212,10 @@ class Kubelet:
         if uid in self._stopping:
             self._leave(pod)
 
+    def _over(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self.errors.append(error)
+
     def _patch(self, pod: Mapping[str, Any], status: dict[str, Any]) -> None:
         metadata = pod["metadata"]
         body = {"metadata": {"uid": metadata["uid"]}, "status": status}
@@ -218,7 +227,7 @@ class Kubelet:
         try:
             write()
         except ApiError as error:
-            if error.code not in {404, 409}:
+            if error.code not in {404, 409} and "metadata.uid" not in error.message:
                 raise
 
     def _forget(self, uid: str) -> None:
@@ -226,6 +235,7 @@ class Kubelet:
             timer.cancel()
         self._stopping.discard(uid)
         self._known.pop(uid, None)
+        self._begun.pop(uid, None)
 
 
 def _containers(

@@ -70,15 +70,16 @@ def _strategic_list(target: Any, patch: list[Any], field: str) -> list[Any]:
         key = "containerPort"
     if key is None:
         return patch
+    new = []
     for item in patch:
         at = next((i for i, one in enumerate(old) if one.get(key) == item.get(key)), None)
         if item.get("$patch") == "delete":
             old = [one for one in old if one.get(key) != item.get(key)]
         elif at is None:
-            old.append(item)
+            new.append(item)
         else:
             old[at] = strategic(old[at], item)
-    return old
+    return new + old
 
 
 def json_patch(target: Any, operations: Any) -> Any:
@@ -202,13 +203,14 @@ def apply(
 
 
 def _same_time(entries: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries, each with its old time where it says what it said before."""
+    """The entries by age, each with its old time where it says what it said before."""
     times = {(one["manager"], str(one["fieldsV1"])): one.get("time") for one in before}
-    return [
+    timed = [
         {**one, "time": times.get((one["manager"], str(one["fieldsV1"])), one.get("time"))}
         for one in entries
         if one["fieldsV1"]
     ]
+    return sorted(timed, key=lambda one: (one["operation"], one["time"] or "", one["manager"]))
 
 
 def leaves(document: Any, path: Path = ()) -> set[Path]:

@@ -1,8 +1,9 @@
 """Pods as processes of this machine: the command and environment of the `pytorch` container.
 
 Volumes are directories by the test's `rewrite`; the termination message is the file that
-`COLDSTART_RESULT` names; the master's address is the loopback, one free port per job. No images,
-init containers, probes or resource limits.
+`COLDSTART_RESULT` names; HOME is a directory of the pod's own; the master's address is the
+loopback, one free port per job. No images, init containers, probes or resource limits; /tmp and
+/dev/shm are this machine's.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class Processes:
         """Run a pod to its end: the exit code as a shell has it, and the termination message."""
         uid = pod["metadata"]["uid"]
         with tempfile.TemporaryDirectory() as scratch:
-            message = Path(scratch) / "termination-log"
-            launch = self.rewrite(self._launch(pod, message))
+            launch = self.rewrite(self._launch(pod, Path(scratch)))
+            message = Path(launch.env[RESULT_ENV])
             self.launches.append(launch)
             process = await asyncio.create_subprocess_exec(
                 *launch.command,
@@ -106,7 +107,7 @@ class Processes:
             finally:
                 _signal(process, signal.SIGKILL)
                 del self._running[uid]
-            data = message.read_bytes() if message.exists() else b""
+            data = _content(message)
         return (128 - code if code < 0 else code), data
 
     def stop(self, pod: dict[str, Any]) -> None:
@@ -125,7 +126,7 @@ class Processes:
         if uid in self._running:
             _signal(self._running[uid], signal.SIGKILL)
 
-    def _launch(self, pod: dict[str, Any], message: Path) -> Launch:
+    def _launch(self, pod: dict[str, Any], scratch: Path) -> Launch:
         containers = pod["spec"]["containers"]
         container = next((one for one in containers if one["name"] == "pytorch"), containers[0])
         env: dict[str, str] = {}
@@ -138,7 +139,8 @@ class Processes:
             port = self._port(pod)
             env |= {"MASTER_ADDR": "127.0.0.1", "PET_MASTER_ADDR": "127.0.0.1"}
             env |= {"MASTER_PORT": port, "PET_MASTER_PORT": port}
-        env[RESULT_ENV] = str(message)
+        env[RESULT_ENV] = str(scratch / "termination-log")
+        env["HOME"] = str(scratch)
         command = (*(container.get("command") or ()), *(container.get("args") or ()))
         return Launch(command, env, container.get("workingDir", "."), pod)
 
@@ -160,6 +162,10 @@ def _field(pod: Mapping[str, Any], variable: Mapping[str, Any]) -> str:
     for part in filter(None, path.split(".")):
         found = found.get(part, "") if isinstance(found, Mapping) else ""
     return str(found) if path else ""
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -8,22 +8,33 @@ not async. The modules: `store` (versions, history), `resources`, `objects` (the
 `builtin` (kinds), `schema`, `patches`, `selectors`, `collector` (owners), `streams` (watches),
 `table`, `discovery`, `faults` (and the record of requests), `access` (direct access by tests).
 
-What it cannot tell, and a real API server can: the types and cost bounds of CEL rules
-(`cel_rules` evaluates them, where the spec has changed); admission and conversion webhooks; RBAC
-beyond the rules that a test gives (`authorize`); exact field ownership (server-side apply knows
-who applied what, not who updated what; lists are owned whole); strategic merge beyond the common
-merge keys; validation ratcheting below the spec as a whole; validation, defaults and unknown
-fields of built-in kinds beyond the few in `builtin`; quotas, priorities, PodSecurity; protobuf
-(kubectl's `create configmap` and the like send it); aggregated discovery; metadata-only lists;
-`resourceVersionMatch`; proxies, exec, scale; TLS and authentication; consistency under several
-API servers (`faults.stale` plays an old cache). Pods have no kubelet: see `controllers`.
+What it cannot tell, and a real API server can:
+
+- admission: webhooks, quotas and limit ranges, priorities, PodSecurity, service accounts and the
+  defaults that they bring into pods; RBAC beyond the rules that a test gives (`authorize`);
+- validation: the types and cost bounds of CEL rules (`cel_rules` evaluates them, where the spec
+  has changed), ratcheting below the spec as a whole, the exact words of a refusal, and defaults,
+  unknown and wrong fields of built-in kinds beyond the few in `builtin`;
+- versions: conversion webhooks, and migration of what is stored;
+- field ownership: who applied what is kept, who created or updated what is not, so a plain
+  `kubectl apply` or the operator's status never conflicts with a server-side one; lists are owned
+  whole; strategic merge goes by the common merge keys;
+- storage: etcd's 1.5 MiB per object, numbers as Go reads them, encryption, several API servers
+  with caches of different age (`faults.stale` plays one);
+- flow: priority and fairness, timeouts and throttling but those that a test injects, audit;
+- other ways in: protobuf (`kubectl create configmap` and the like send it), TLS and
+  authentication, aggregated discovery, OpenAPI schemas of built-in kinds (`kubectl explain pods`),
+  metadata-only lists, `resourceVersionMatch`, proxy, exec, port-forward, scale, eviction;
+- time: garbage collection and namespaces are done at once, and watches never lag.
+
+Pods have no kubelet: see `controllers`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,11 +43,11 @@ from aiohttp import web
 from apiserver import discovery, paths
 from apiserver.access import Access
 from apiserver.collector import Collector
-from apiserver.errors import ApiError, failure, forbidden
+from apiserver.errors import ApiError, Unserved, failure, forbidden
 from apiserver.faults import Fault, Faults, Record, Request, strike
 from apiserver.objects import Objects
 from apiserver.paths import Target
-from apiserver.resources import Registry
+from apiserver.resources import Registry, Resource
 from apiserver.store import Entry, Store, encode
 from apiserver.streams import Cut, Stream
 from apiserver.table import table
@@ -148,6 +159,9 @@ class ApiServer(Access):
             await self._meet([one for one in faults if not one.after], request)
             response = await self._respond(http, path, request, faults)
             await self._meet([one for one in faults if one.after], request)
+        except Unserved:
+            request.status, request.version = 404, self.store.version
+            return web.Response(text="404 page not found\n", status=404)
         except ApiError as error:
             request.status, request.version = error.code, self.store.version
             return _json(encode(error.status()), error.code, error.headers)
@@ -307,13 +321,13 @@ class ApiServer(Access):
         place = (target.namespace or "", target.name)
         self.objects.get(target.resource, *place)
         text = self.logs.get(place, "")
+        sent = len(text)
         if lines := request.query.get("tailLines"):
             text = "".join(text.splitlines(keepends=True)[-int(lines) :])
         if request.query.get("follow") not in {"true", "1"}:
             return web.Response(text=text)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(http)
-        sent = len(self.logs.get(place, ""))
         await response.write(text.encode())
         while True:
             found = self.store.collection(target.resource.key).entries.get(place)
@@ -333,6 +347,8 @@ class ApiServer(Access):
         if request.verb in {"delete", "deletecollection"}:
             return self._delete(target, request)
         options = paths.options(query, request.agent)
+        if request.verb in {"create", "update"} and resource.custom:
+            _require_kind(resource, body)
         if request.verb == "create":
             if target.name:
                 raise failure(405, "the server does not allow this method on the object")
@@ -406,6 +422,19 @@ async def _body(http: web.BaseRequest) -> Any:
 
 def _json(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     return web.Response(body=data, status=status, headers=headers, content_type="application/json")
+
+
+def _require_kind(resource: Resource, body: Any) -> None:
+    """Check that a custom resource says what it is; built-in ones may leave that out.
+
+    Raises:
+        ApiError: 400, it does not.
+    """
+    for key in ("kind", "apiVersion"):
+        if isinstance(body, Mapping) and not body.get(key):
+            wanted, missing = resource.kind, f"Object '{key[0].upper()}{key[1:]}' is missing"
+            text = f"the object provided is unrecognized (must be of type {wanted}): {missing}"
+            raise failure(400, f"{text} in '{encode(body).decode()[:200]}'")
 
 
 def _context(namespace: str) -> dict[str, str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from quickstart_build import EXAMPLE
 
 from coldstart.runfile import load
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart"
 LEAST_GAIN = 0.10
 ARMS = {"sft-only": ("grpo",), "grpo-only": ("sft",)}
 
@@ -36,13 +36,14 @@ def kinds(folder: Path, checkpoint: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(quickstart_build, tmp_path_factory) -> Path:
     """A copy of the example, made ready, its run finished."""
     folder = tmp_path_factory.mktemp("quickstart")
     for path in EXAMPLE.iterdir():
         if path.is_file():
             shutil.copy(path, folder)
-    command(sys.executable, "prepare.py", cwd=folder)
+    shutil.copytree(quickstart_build, folder / "build")
+    command(sys.executable, "prepare.py", cwd=folder)  # finds it complete
     coldstart("run", "run.yaml", cwd=folder)
     return folder
 

@@ -347,3 +347,26 @@ def test_a_process_is_told_to_stop_when_its_pod_is_deleted(tmp_path):
         controllers.suspend("j")
         server.wait("pods", "j-master-0", lambda one: one is None)
         assert time.monotonic() - start < 4
+
+
+class Broken:
+    """A runner that cannot start anything."""
+
+    async def run(self, pod, _log):
+        raise FileNotFoundError(pod["metadata"]["name"])
+
+    def stop(self, pod):
+        pass
+
+
+def test_a_pod_that_cannot_be_started_is_seen():
+    with cluster(runner=Broken()) as (server, controllers):
+        controllers.script = lambda _: None
+        server.create("pytorchjobs", pytorchjob())
+        end = time.monotonic() + 10
+        while not controllers.errors:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        (error,) = controllers.errors
+        assert str(error) == "j-master-0"
+        controllers.errors.clear()
