@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from importlib.resources import files
 from textwrap import indent
 from typing import Any
@@ -19,12 +21,19 @@ def load(name: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such preset.
     """
+    return deepcopy(_read(name))
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    # YAML takes tens of milliseconds, and the operator resolves a run at each look at it.
     text = files("coldstart").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     document = yaml.safe_load(text)
     assert isinstance(document, dict)
     return document
 
 
+@cache
 def names() -> tuple[str, ...]:
     """The presets that there are."""
     found = files("coldstart").joinpath("presets").iterdir()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from coldstart.schema import Contract, Name, RunName
+from coldstart.schema import Contract, Name, Open, RunName
 from coldstart.spec import (
     GRPO,
     SFT,
@@ -41,9 +41,9 @@ class PodTemplate(Contract):
     """Annotations of the pods."""
     node_selector: Annotated[dict[str, str], Field(max_length=50)] = {}
     """Labels that a node must have."""
-    tolerations: Annotated[tuple[dict[str, Any], ...], Field(max_length=50)] = ()
+    tolerations: Annotated[tuple[dict[str, Open], ...], Field(max_length=50)] = ()
     """Taints that are tolerated."""
-    affinity: dict[str, Any] = {}
+    affinity: dict[str, Open] = {}
     """Affinity rules."""
     priority_class_name: Name | None = None
     """The pods' PriorityClass."""
@@ -55,13 +55,13 @@ class PodTemplate(Contract):
     """The pods' service account; its token is not mounted."""
     image_pull_secrets: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
     """Names of secrets to pull images with."""
-    env: Annotated[tuple[dict[str, Any], ...], Field(max_length=100)] = ()
+    env: Annotated[tuple[dict[str, Open], ...], Field(max_length=100)] = ()
     """Environment variables: `{name, value}`, or `{name, valueFrom: {secretKeyRef: …}}`."""
     secrets: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
     """Names of secrets whose keys become environment variables, such as a hub token."""
-    volumes: Annotated[tuple[dict[str, Any], ...], Field(max_length=50)] = ()
+    volumes: Annotated[tuple[dict[str, Open], ...], Field(max_length=50)] = ()
     """Further volumes."""
-    volume_mounts: Annotated[tuple[dict[str, Any], ...], Field(max_length=50)] = ()
+    volume_mounts: Annotated[tuple[dict[str, Open], ...], Field(max_length=50)] = ()
     """Where the further volumes are mounted."""
     termination_grace_period_seconds: Annotated[int, Field(ge=30, le=86_400)] = 300
     """How long a stopped pod may take to save its checkpoint."""

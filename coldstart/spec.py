@@ -16,6 +16,7 @@ from coldstart.dataset import Dataset
 from coldstart.schema import (
     Contract,
     Name,
+    Open,
     Positive,
     RunName,
     Seed,
@@ -25,6 +26,11 @@ from coldstart.schema import (
 from coldstart.trainer_args import GRPO_ARGS, SFT_ARGS, refuse_owned
 
 PAPER_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+# Not `\w`: to an API server that is ASCII, to pydantic every letter there is.
+_REWARD = r"^[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?$"
+_BENCHMARK = r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
 
 
 class Stage(StrEnum):
@@ -210,7 +216,7 @@ class TrainingSpec(StageSpec):
     """What is scored at the end of the stage."""
     gate: Gate = Gate()
     """What the result must reach before the next stage starts."""
-    trainer_args: Annotated[dict[str, Any], Field(max_length=100)] = {}
+    trainer_args: Annotated[dict[str, Open], Field(max_length=100)] = {}
     """Further options of TRL's trainer, passed on as they are, except those that this file owns."""
 
     OPERATIONAL: ClassVar[frozenset[str]] = StageSpec.OPERATIONAL | {
@@ -260,7 +266,7 @@ class SFT(TrainingSpec):
     eval_steps: Positive | None = None
     """Optimizer updates between two evaluations of the loss on the held-out rows."""
     trainer_args: Annotated[
-        dict[Annotated[str, AfterValidator(refuse_owned("sft", SFT_ARGS))], Any],
+        dict[Annotated[str, AfterValidator(refuse_owned("sft", SFT_ARGS))], Open],
         Field(max_length=100),
     ] = {}
     """Further options of TRL's SFTTrainer, passed on as they are, except those that this file
@@ -280,7 +286,7 @@ class SFT(TrainingSpec):
 class Reward(Contract):
     """One reward function and its weight."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
+    name: Annotated[str, StringConstraints(pattern=_REWARD)]
     """`accuracy` (the last `\\boxed{}` equals the gold answer), `format` (the response ends with
     one closed box), or `module:function` by import path."""
     weight: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] = 1.0
@@ -316,8 +322,9 @@ class Loss(Contract):
     """Lower clip range of the importance ratio (TRL: epsilon)."""
     clip_high: Annotated[float, Field(gt=0, le=10)] = 0.3
     """Upper clip range (TRL: epsilon_high)."""
-    dual_clip: Annotated[float, Field(gt=1, le=1000)] | None = 3.0
-    """Bound of the ratio where the advantage is negative (TRL: delta)."""
+    dual_clip: Annotated[float, Field(gt=1, le=1000)] = 3.0
+    """Bound of the ratio where the advantage is negative (TRL: delta); 1000 bounds nothing in
+    practice."""
     kl: Annotated[float, Field(ge=0, le=100)] = 0.01
     """Weight of the KL divergence from the stage's start model (TRL: beta); 0 loads no
     reference model."""
@@ -358,7 +365,7 @@ class GRPO(TrainingSpec):
     loss: Loss = Loss()
     """The policy loss."""
     trainer_args: Annotated[
-        dict[Annotated[str, AfterValidator(refuse_owned("grpo", GRPO_ARGS))], Any],
+        dict[Annotated[str, AfterValidator(refuse_owned("grpo", GRPO_ARGS))], Open],
         Field(max_length=100),
     ] = {}
     """Further options of TRL's GRPOTrainer, passed on as they are, except those that this file
@@ -415,7 +422,7 @@ class Decoding(Contract):
 class Benchmark(Contract):
     """One set of problems that checkpoints are compared on."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?$")] = "test"
+    name: Annotated[str, StringConstraints(pattern=_BENCHMARK, max_length=128)] = "test"
     """What the report calls it."""
     dataset: Dataset
     """The problems with their gold answers."""
@@ -434,7 +441,7 @@ class ResponseKind(Contract):
     def _compiles(cls, value: str) -> str:
         try:
             re.compile(value)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"is not a regular expression: {error}") from error
         return value
 

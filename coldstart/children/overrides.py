@@ -77,7 +77,8 @@ def check(run: ReasoningRun, stage: Stage, mounts: Mapping[str, str]) -> None:
 
     Args:
         run: the run.
-        stage: the stage whose resources are looked at.
+        stage: the stage that is about to start; the others are looked at, too, so that nothing
+            is trained for a run that cannot end.
         mounts: our own volumes, and where they are mounted.
 
     Raises:
@@ -86,7 +87,8 @@ def check(run: ReasoningRun, stage: Stage, mounts: Mapping[str, str]) -> None:
     extra = run.spec.pod_template
     mistakes = chain(
         _storage(run),
-        _resources(run, stage),
+        *(_resources(run, each) for each in (stage, *run.spec.stages)),
+        _image(run),
         _names(run),
         _labels(extra),
         _environment(extra),
@@ -115,6 +117,12 @@ def _resources(run: ReasoningRun, stage: Stage) -> Iterator[str]:
                 f"spec.{stage.value}.resources.{key}: must be a Kubernetes quantity, "
                 f"as 8, 500m or 64Gi (is {quantity!r:.80})"
             )
+
+
+def _image(run: ReasoningRun) -> Iterator[str]:
+    image = run.spec.image
+    if image is not None and not (image.isascii() and image.isprintable() and " " not in image):
+        yield f"spec.image: must be the name of an image, without spaces (is {image!r:.80})"
 
 
 def _names(run: ReasoningRun) -> Iterator[str]:
@@ -193,8 +201,11 @@ def _environment(extra: PodTemplate) -> Iterator[str]:
 
 
 def _variable(path: str, entry: dict[str, Any]) -> Iterator[str]:
-    if "value" in entry and not isinstance(entry["value"], str):
+    text = entry.get("value", "")
+    if not isinstance(text, str):
         yield f"{path}.value: must be a string: put it in quotes"
+    elif "\0" in text:
+        yield f"{path}.value: no environment holds a zero byte"
     if "valueFrom" not in entry:
         return
     source = entry["valueFrom"]

@@ -16,7 +16,7 @@ from typing import Any
 from coldstart.children import overrides
 from coldstart.children.identity import labels
 from coldstart.run import ReasoningRun
-from coldstart.spec import Resources
+from coldstart.spec import Resources, Stage
 from coldstart.stage import ORDER_ENV, RESULT_PATH, StageOrder
 
 IMAGE = "coldstart/trainer:0.1.0"
@@ -39,6 +39,9 @@ MOUNTS = {"storage": STORAGE, "home": HOME, "tmp": "/tmp", "shm": "/dev/shm"}  #
 
 ENV_BYTES = 128 * 1024
 """The longest `NAME=value` that Linux gives a process, its end included (MAX_ARG_STRLEN)."""
+
+LATER_BYTES = 4096
+"""What the inputs of any stage's order may take of it."""
 
 _KILL_MARGIN = 10
 """Seconds of the grace period that are left when torchrun kills what has not saved."""
@@ -161,14 +164,22 @@ def order_text(order: StageOrder) -> str:
     Raises:
         ValueError: it is longer than Linux lets an environment variable be.
     """
-    text = json.dumps(order.document(), separators=(",", ":")).replace("$", "\\u0024")
+    text = _compact(order)
     size = len(f"{ORDER_ENV}={text}") + 1
+    if size > ENV_BYTES - LATER_BYTES:
+        # No stage may start for a run whose later ones, which read more, cannot be told.
+        bare = order.model_copy(update={"inputs": (), "stage": Stage.EVALUATION, "attempt": 1})
+        size = max(size, len(f"{ORDER_ENV}={_compact(bare)}") + LATER_BYTES)
     if size > ENV_BYTES:
         raise ValueError(
             f"spec: takes {size} bytes as an environment variable, and Linux allows {ENV_BYTES}: "
             "shorten its longest texts or lists"
         )
     return text
+
+
+def _compact(order: StageOrder) -> str:
+    return json.dumps(order.document(), separators=(",", ":")).replace("$", "\\u0024")
 
 
 def _resources(wanted: Resources) -> dict[str, Any]:

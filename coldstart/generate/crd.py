@@ -105,7 +105,8 @@ def _version() -> dict[str, Any]:
                 "name": name,
                 "type": kind,
                 "jsonPath": path,
-                "priority": priority,
+                # The API server drops a 0; left in, every `kubectl apply` would be a change.
+                **({"priority": priority} if priority else {}),
                 "description": description,
             }
             for name, kind, path, priority, description in _COLUMNS

@@ -1,11 +1,11 @@
-r"""What the models check between fields, said in CEL for the API server; nothing of one field.
+"""What the models check between fields, said in CEL for the API server; nothing of one field.
 
 Every rule of `RunSpec` has its counterpart here, judged on the values that will count: what the
 file says, else its preset, else the default. Left to the operator, which validates with the models
 themselves and answers with the condition `Accepted=False`:
 
 - `evaluation.responseKinds[].pattern` compiles: CEL's regular expressions are not Python's;
-- letters beyond ASCII in names that `\w` allows in Python: the API server's `\w` is ASCII.
+- how deep is nested what is passed on as it is: no schema can say it.
 """
 
 from __future__ import annotations

@@ -4,14 +4,17 @@ import asyncio
 import gzip
 import itertools
 import os
+import random
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from apiserver.scripts import Behaviour, scripted
 from operating import SFT_ONLY, holds, stage, world
+from oracles import at_rest, violations
+from strategies import EXAMPLES
 
 from coldstart.children.pod import METRICS_PORT
 from coldstart_operator import progress
@@ -112,6 +115,28 @@ def elsewhere(connection, stop):
     page(b"", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/secret")(connection, stop)
 
 
+def endless_chunks(connection, stop):
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not stop.is_set():
+        connection.sendall(b"ffff\r\n" + b"#" * 65535 + b"\r\n")
+
+
+def endless_continue(connection, stop):
+    while not stop.is_set():
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
+def many_headers(connection, stop):
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while not stop.is_set():
+        connection.sendall(b"X-A: b\r\n" * 5000)
+
+
+def raw(data):
+    """An answer that is just this."""
+    return lambda connection, _: connection.sendall(data)
+
+
 def read(place):
     async def main():
         async with progress.session() as session:
@@ -136,11 +161,24 @@ HOSTILE = {
     "redirects": elsewhere,
     "error": page(b"", b"HTTP/1.1 500 no"),
     "too long": page(b"coldstart_step 1\n" + b"#" * progress.MAX_BYTES),
+    "chunks without end": endless_chunks,
+    "continues without end": endless_continue,
+    "headers without end": many_headers,
+    "closes": raw(b""),
+    "closes in the head": raw(b"HTTP/1.1 200 OK\r\nContent-Le"),
+    "closes in the body": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ncoldstart_step 1"),
+    "a length below zero": raw(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\ncoldstart_step 1"),
+    "two lengths": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+    "a chunk of no size": raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+    "a version that is none": raw(b"HTTP/9 200 OK\r\n\r\n"),
+    "a status that is none": raw(b"HTTP/1.1 -1 \xff\r\n\r\n"),
+    "no content": raw(b"HTTP/1.1 204 No Content\r\n\r\n"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_endpoint_tells_nothing_and_takes_no_time(name):
+def test_a_hostile_endpoint_tells_nothing_and_takes_no_time(name, monkeypatch):
+    monkeypatch.setattr(progress, "TIMEOUT", 0.5)
     with endpoint(HOSTILE[name]) as (place, _):
         begun = time.monotonic()
         assert read(place) is None
@@ -154,7 +192,59 @@ def test_a_compressed_answer_is_not_unpacked():
 
 def test_nobody_there_tells_nothing():
     assert read(address()) is None
-    assert read("not an address") is None
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "not an address",
+        "localhost",
+        "evil.example/?",
+        "user@127.0.0.1",
+        "127.1",
+        "127.0.0.1/secret#",
+        "127.0.0.1:1/",
+        "::1]:1/[",
+        "%",
+        "0x7f.1",
+        "127.0.0.1\r\nX: y",
+    ],
+)
+def test_nothing_but_an_address_is_asked(place, monkeypatch):
+    asked = []
+    monkeypatch.setattr(progress, "_body", lambda _, url: asked.append(url))
+    assert read(place) is None
+    assert asked == []
+
+
+def test_a_redirect_is_not_followed():
+    with endpoint(page(HONEST)) as (target, begun):
+        head = b"HTTP/1.1 302 Found\r\nLocation: http://%s:%d/metrics" % (
+            target.encode(),
+            METRICS_PORT,
+        )
+        with endpoint(page(b"", head)) as (place, _):
+            assert read(place) is None
+        assert begun == []
+
+
+def test_no_bytes_of_an_answer_break_the_reading():
+    random_ = random.Random(7)
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(HONEST), HONEST)
+    answers = iter(range(1_000_000))
+
+    def damaged(connection, _):
+        next(answers)
+        begin = random_.randrange(len(whole))
+        put = bytes(random_.choices(range(256), k=random_.randrange(4)))
+        connection.sendall(whole[:begin] + put + whole[begin + random_.randrange(8) :])
+
+    with endpoint(damaged) as (place, _):
+        for _ in range(max(60, EXAMPLES)):
+            told = read(place) or {}
+            assert set(told) <= {progress.DONE, progress.TOTAL, progress.REWARD}
+    assert next(answers) >= 60
 
 
 @pytest.mark.parametrize(
@@ -221,6 +311,40 @@ def test_the_progress_of_a_running_stage_is_in_the_status(tmp_path):
             run = w.end()
             assert holds(run, "Succeeded")
             assert "progress" not in run["status"]
+
+
+def test_hostile_endpoints_cost_their_runs_the_progress_and_nothing_else(tmp_path):
+    hostile = {
+        **{name: HOSTILE[name] for name in ("hangs", "drips", "floods", "not HTTP", "redirects")},
+        "bomb": bomb,
+        "not a number": page(b"coldstart_step NaN\ncoldstart_max_steps 1e308"),
+        "series": page(b"".join(b'coldstart_step{a="%d"} 3\n' % n for n in range(9_000))),
+        "lies": page(b"coldstart_step -5\ncoldstart_max_steps 1e308\ncoldstart_reward 1e400"),
+    }
+    with ExitStack() as stack:
+        opened = [stack.enter_context(endpoint(serve)) for serve in hostile.values()]
+        places = {f"h{number}": place for number, (place, _) in enumerate(opened)}
+
+        def script(attempt):
+            return Behaviour(running=None, address=places[attempt.run])
+
+        w = stack.enter_context(world(tmp_path, script))
+        stack.enter_context(w.operator(lookers=4))
+        for name in places:
+            w.apply(name, **SFT_ONLY)
+        for name, (_, begun) in zip(places, opened, strict=True):
+            w.until(lambda run: stage(run, "sft").get("state") == "Running", name)
+            deadline = time.monotonic() + 30
+            while not begun:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        w.until(lambda run: run_says(run, "3"), f"h{list(hostile).index('series')}")
+        for name in places:
+            w.controllers.finish(f"{name}-sft-1")
+        for name in places:
+            assert holds(w.end(name), "Succeeded")
+        assert violations(w.server) == []
+        assert at_rest(w.server) == []
 
 
 def test_hanging_endpoints_of_many_runs_hold_up_nobody(tmp_path):
