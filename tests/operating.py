@@ -1,7 +1,8 @@
 """An API server with stand-in job controllers, and the operator beside it, for tests.
 
-`world(...)` gives a `World`. The operator runs in a thread (`operator()`), quick to start, or as
-the process that it is in earnest (`process()`), for what only a process can show.
+`world(...)` gives a `World`: in this process, unless `PLACE` says where else (`cluster_world`).
+The operator runs in a thread (`operator()`), quick to start, or as the process that it is in
+earnest (`process()`), for what only a process can show.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import yaml
@@ -87,6 +89,11 @@ def run_starts(run, name="sft", attempt=1):
 class World:
     """The server, its controllers and what a test does with them."""
 
+    settings = {}
+    """What the operator in a thread is told here beside `QUICK`."""
+    options = ()
+    """What the operator as a process is told here."""
+
     def __init__(self, server, controllers, directory):
         self.server = server
         self.controllers = controllers
@@ -159,21 +166,27 @@ class World:
             if item.verb not in ("watch", "list") and not item.resource.startswith("/")
         ]
 
+    async def log_in(self):
+        """The credentials of the operator in a thread."""
+        configuration = Configuration(host=self.server.url)
+        configuration.connection_pool_maxsize = 20
+        return configuration
+
+    def kubeconfig(self):
+        """The credentials of the operator as a process."""
+        return self.server.kubeconfig(self.directory / "kubeconfig")
+
     @contextmanager
     def operator(self, **changes):
         """The operator in a thread."""
-        settings = Settings(**(QUICK | {"resync": 600.0} | changes))
-        failures, handles = [], []
-
-        async def log_in():
-            configuration = Configuration(host=self.server.url)
-            configuration.connection_pool_maxsize = 20
-            return configuration
+        settings = Settings(**(QUICK | {"resync": 600.0} | self.settings | changes))
+        failures, handles, begun = [], [], threading.Event()
 
         async def work():
             stop = asyncio.Event()
             handles.append((asyncio.get_running_loop(), stop))
-            return await operate(settings, log_in, stop)
+            begun.set()
+            return await operate(settings, self.log_in, stop)
 
         def main():
             try:
@@ -185,6 +198,7 @@ class World:
 
         thread = threading.Thread(target=main, daemon=True)
         thread.start()
+        assert begun.wait(20), failures
         try:
             yield settings
         finally:
@@ -197,10 +211,10 @@ class World:
     @contextmanager
     def process(self, *options):
         """The operator as a process."""
-        config = self.server.kubeconfig(self.directory / "kubeconfig")
+        config = self.kubeconfig()
         log = self.directory / f"operator-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", "coldstart_operator", "--host", "127.0.0.1"]
-        command += ["--health-port", "0", "--metrics-port", "0", *options]
+        command += ["--health-port", "0", "--metrics-port", "0", *self.options, *options]
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 command, env=os.environ | {"KUBECONFIG": str(config)}, stderr=stream
@@ -248,6 +262,18 @@ class Process:
 @contextmanager
 def world(directory, script=None, *, pytorch=True, crd=True, **options):
     """A server with the project's definitions, and controllers that follow a script."""
+    place = PLACE.get() or in_process
+    with place(directory, script, pytorch=pytorch, crd=crd, **options) as found:
+        yield found
+
+
+PLACE = ContextVar("PLACE", default=None)
+"""Where worlds are, as a function like `in_process`; none: there."""
+
+
+@contextmanager
+def in_process(directory, script=None, *, pytorch=True, crd=True, **options):
+    """A world of this process."""
     with running_server(**options) as server:
         if pytorch:
             server.create("customresourcedefinitions", pytorchjobs())

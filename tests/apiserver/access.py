@@ -25,6 +25,8 @@ class Access:
 
     objects: Objects
     registry: Registry
+    pause = 0.01
+    """Seconds between two looks of those who wait."""
 
     def __init__(self) -> None:
         self.logs: dict[Place, str] = {}
@@ -50,6 +52,10 @@ class Access:
         """Run a coroutine in the server's loop and wait for it; not from the server's thread."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(seconds)
+
+    def namespace(self, name: str) -> str:
+        """The namespace that a test means by a name."""
+        return name
 
     def create(
         self, resource: str, document: dict[str, Any], namespace: str = ""
@@ -151,6 +157,14 @@ class Access:
             if error.code != 404:
                 raise
 
+    def bind(self, name: str, node: str, namespace: str = "default") -> None:
+        """Put a pod on a node, as the scheduler does.
+
+        Raises:
+            ApiError: 404.
+        """
+        self.patch("pods", name, {"spec": {"nodeName": node}}, namespace)
+
     def set_log(self, name: str, text: str, namespace: str = "default") -> None:
         """What pods/log answers."""
         self.logs[namespace, name] = text
@@ -179,7 +193,7 @@ class Access:
                 return found
             if time.monotonic() > end:
                 raise TimeoutError(f"{resource} {namespace}/{name} after {seconds} s: {found}")
-            time.sleep(0.01)
+            time.sleep(self.pause)
 
     async def until(
         self,
@@ -201,4 +215,4 @@ class Access:
                 return found
             if time.monotonic() > end:
                 raise TimeoutError(f"{resource} {namespace}/{name} after {seconds} s: {found}")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(self.pause)

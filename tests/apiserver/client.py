@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 RUNS = "/apis/coldstart.dev/v1alpha1/namespaces/default/reasoningruns"
 JOBS = "/apis/kubeflow.org/v1/namespaces/default/pytorchjobs"
 
-_KINDS = {
+KINDS = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
     "strategic": "application/strategic-merge-patch+json",
@@ -66,7 +66,7 @@ class Client:
     ) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.seconds)
         data = None if body is None else body if isinstance(body, str) else json.dumps(body)
-        kind = _KINDS[patch] if patch else "application/json"
+        kind = KINDS[patch] if patch else "application/json"
         address = f"{path}?{urlencode(query)}" if query else path
         named = {"Content-Type": kind, "User-Agent": self.agent, **headers}
         connection.request(method, address, data, named)

@@ -59,6 +59,13 @@ def failure(code: int, message: str, **details: Any) -> ApiError:
     return ApiError(code, REASONS.get(code, "Unknown"), message, details)
 
 
+class Unserved(ApiError):
+    """404 for a path below which nothing is served; only the core group answers with a Status."""
+
+    def __init__(self) -> None:
+        super().__init__(404, "NotFound", "the server could not find the requested resource")
+
+
 def not_found(qualified: str, name: str) -> ApiError:
     """No object of that name; `qualified` is the plural, with the group behind a dot."""
     return _about(404, "NotFound", qualified, name, "not found")

@@ -42,6 +42,8 @@ class Options:
     strict: bool = False
     """Refuse unknown fields of a custom resource (fieldValidation=Strict)."""
     manager: str = "unknown"
+    applier: str = ""
+    """The fieldManager that the request names; server-side apply takes no other."""
     force: bool = False
 
 
@@ -161,7 +163,20 @@ class Objects(Reading):
         if not isinstance(changed, dict) or not isinstance(changed.get("metadata"), dict):
             raise failure(400, "the patch does not leave an object")
         changed["metadata"] = dict(changed["metadata"])
+        self._keep_uid(resource, old, changed, subresource)
         return self._replace(resource, old, changed, subresource, options)
+
+    def _keep_uid(
+        self, resource: Resource, old: Entry, changed: dict[str, Any], subresource: str
+    ) -> None:
+        """A UID in a patch is no precondition: it may not differ, or is not looked at."""
+        uid, before = changed["metadata"].get("uid"), old.object["metadata"]
+        if resource.custom and subresource == "status":
+            changed["metadata"]["uid"] = before["uid"]
+        elif uid not in {None, "", before["uid"]}:
+            text = f'Invalid value: "{uid}": field is immutable'
+            found = [cause("FieldValueInvalid", "metadata.uid", text)]
+            raise invalid(resource.kind, resource.group, before["name"], found)
 
     def _apply(
         self,
@@ -172,15 +187,16 @@ class Objects(Reading):
         subresource: str,
         options: Options,
     ) -> Written:
-        if options.manager == "unknown":
-            raise failure(400, "PatchOptions.meta.k8s.io is invalid: fieldManager is required")
+        if not options.applier:
+            found = [cause("FieldValueRequired", "fieldManager", "is required for apply patch")]
+            raise invalid("PatchOptions", "meta.k8s.io", "", found)
         entry = self.store.collection(resource.key).entries.get((namespace, name))
         document = self._body(resource, namespace, body)
         document["metadata"].setdefault("name", name)
         if document["metadata"].get("managedFields"):
             raise failure(400, "metadata.managedFields must be nil")
         live = self.served(resource, entry).object if entry else None
-        force, manager = options.force, options.manager
+        force, manager = options.force, options.applier
         merged = patches.apply(live, document, manager, force=force, time=now())
         if entry is None:
             if subresource:
@@ -195,6 +211,11 @@ class Objects(Reading):
         if not isinstance(body, Mapping):
             raise failure(400, "the object provided is not an object")
         kind = (body.get("apiVersion", resource.api_version), body.get("kind", resource.kind))
+        if resource.custom and kind[0] == resource.api_version and kind[1] != resource.kind:
+            text = f'Invalid value: "{kind[1]}": must be {resource.kind}'
+            found = [cause("FieldValueInvalid", "kind", text)]
+            name = (body.get("metadata") or {}).get("name", "")
+            raise invalid(kind[1], resource.group, name, found)
         if kind != (resource.api_version, resource.kind):
             found, wanted = "/".join(kind), f"{resource.api_version}/{resource.kind}"
             raise failure(400, f"the API version and kind ({found}) do not match ({wanted})")
@@ -338,10 +359,13 @@ class Objects(Reading):
         """
         old = self.get(resource, namespace, name)
         before = old.object["metadata"]
-        for wanted, key in ((options.uid, "uid"), (options.version, "resourceVersion")):
+        for wanted, key, word in (
+            (options.uid, "uid", "UID"),
+            (options.version, "resourceVersion", "ResourceVersion"),
+        ):
             if wanted and wanted != before[key]:
-                why = f"Precondition failed: {key} in precondition: {wanted}, in object meta"
-                raise conflict(resource.qualified, name, f"{why}: {before[key]}")
+                why = f"the {word} in the precondition ({wanted}) does not match the {word}"
+                raise conflict(resource.qualified, name, f"{why} in record ({before[key]})")
         if options.dry_run:
             return Written(old, gone=True)
         finalizers = _last_rites(resource, before.get("finalizers") or (), options.propagation)

@@ -84,6 +84,7 @@ def options(query: dict[str, str], agent: str) -> Options:
         dry_run="dryRun" in query,
         strict=query.get("fieldValidation") == "Strict",
         manager=query.get("fieldManager") or agent.partition("/")[0] or "unknown",
+        applier=query.get("fieldManager", ""),
         force=query.get("force") == "true",
     )
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from apiserver.errors import ApiError
+from apiserver.errors import Unserved, failure
 
 RULES = "x-kubernetes-validations"
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
@@ -175,8 +175,9 @@ class Registry:
         """
         found = self._served.get((group, version, plural))
         if found is None:
-            message = "the server could not find the requested resource"
-            raise ApiError(404, "NotFound", message)
+            if group:
+                raise Unserved
+            raise failure(404, "the server could not find the requested resource")
         return found
 
     def named(self, name: str) -> Resource:

@@ -233,7 +233,8 @@ def broken(
     from cel_rules import ABSENT, broken_rules  # its engine is needed only where there are rules
 
     return [
-        {**one, "message": f'Invalid value: "object": {one["message"]}'}
+        # Kubernetes before 1.34 puts "object" in between.
+        {**one, "message": f"Invalid value: {one['message']}"}
         for one in broken_rules(document, schema, old=ABSENT if old is None else old)
     ]
 

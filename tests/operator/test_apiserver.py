@@ -76,7 +76,9 @@ REFUSED = {
         400,
         "BadRequest",
     ),
-    "other kind": ("POST", RUNS, {**run("x"), "kind": "Pod"}, 400, "BadRequest"),
+    "other kind": ("POST", RUNS, {**run("x"), "kind": "Pod"}, 422, "Invalid"),
+    "no kind": ("POST", RUNS, {**run("x"), "kind": ""}, 400, "BadRequest"),
+    "other version": ("POST", RUNS, {**run("x"), "apiVersion": "v1"}, 400, "BadRequest"),
     "no name": ("POST", RUNS, run(""), 422, "Invalid"),
     "bad name": ("POST", RUNS, run("A_b"), 422, "Invalid"),
     "long label": (
@@ -88,8 +90,7 @@ REFUSED = {
     ),
     "long service": ("POST", PODS.replace("pods", "services"), run("a" * 64), 400, "BadRequest"),
     "no object": ("GET", RUNS + "/no", None, 404, "NotFound"),
-    "no resource": ("GET", "/apis/coldstart.dev/v1alpha1/namespaces/default/no", None, 404, ""),
-    "no group": ("GET", "/apis/no.dev/v1/things", None, 404, "NotFound"),
+    "no resource": ("GET", "/api/v1/namespaces/default/no", None, 404, "NotFound"),
     "put without version": ("PUT", RUNS + "/r", run(), 422, "Invalid"),
     "put of another": ("PUT", RUNS + "/r", run("other"), 400, "BadRequest"),
     "not JSON": ("POST", RUNS, "{", 400, "BadRequest"),
@@ -110,6 +111,14 @@ def test_what_is_refused(call, case):
     assert status["kind"] == "Status"
     assert reason in {"", status["reason"]}
     assert status["code"] == code
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/apis/coldstart.dev/v1alpha1/namespaces/default/no", "/apis/no.dev/v1", "/apis/no.dev"],
+)
+def test_what_no_group_serves_is_no_status(call, path):
+    assert call("GET", path) == (404, "404 page not found\n")
 
 
 def test_status_and_the_rest_are_written_apart_and_counted_apart(call):
@@ -147,15 +156,23 @@ def test_old_versions_and_other_uids_are_conflicts(call):
     _, old = call("POST", RUNS, run())
     call("PATCH", RUNS + "/r", {"spec": {"epochs": 4}}, patch="merge")
     stale = {"metadata": {"resourceVersion": version(old)}, "status": {"a": 1}}
-    other = {"metadata": {"uid": "another"}, "status": {"a": 1}}
+    other = {"metadata": {"uid": "another"}, "status": {"a": 2}}
     for code, status in (
         call("PUT", RUNS + "/r", old),
         call("PATCH", RUNS + "/r/status", stale, patch="merge"),
-        call("PATCH", RUNS + "/r/status", other, patch="merge"),
         call("DELETE", RUNS + "/r", {"preconditions": {"uid": "another"}}),
         call("DELETE", RUNS + "/r", {"preconditions": {"resourceVersion": version(old)}}),
     ):
         assert (code, status["reason"]) == (409, "Conflict")
+    # In a patch a UID is no precondition.
+    code, patched = call("PATCH", RUNS + "/r/status", other, patch="merge")
+    assert (code, patched["status"], patched["metadata"]["uid"]) == (
+        200,
+        {"a": 2},
+        old["metadata"]["uid"],
+    )
+    code, status = call("PATCH", RUNS + "/r", other, patch="merge")
+    assert (code, status["details"]["causes"][0]["field"]) == (422, "metadata.uid")
 
 
 def test_json_patch(call):
@@ -180,7 +197,7 @@ def test_strategic_merge_is_for_built_in_kinds(call):
     for kind in ("A", "B", "A"):
         body = {"status": {"conditions": [{"type": kind, "status": "True"}]}}
         _, patched = call("PATCH", PODS + "/p/status", body, patch="strategic")
-    assert [one["type"] for one in patched["status"]["conditions"]] == ["A", "B"]
+    assert [one["type"] for one in patched["status"]["conditions"]] == ["B", "A"]
 
 
 def test_merge_patch_replaces_lists_and_removes_nulls(call):
@@ -197,7 +214,7 @@ def test_server_side_apply_knows_who_applied_what(call):
         body = run(spec=spec)
         return call("PATCH", RUNS + "/r", body, patch="apply", fieldManager=manager, **query)
 
-    assert call("PATCH", RUNS + "/r", run(), patch="apply", headers={"User-Agent": ""})[0] == 400
+    assert call("PATCH", RUNS + "/r", run(), patch="apply")[0] == 422
     code, made = apply("one", {"model": "m", "epochs": 5, "kind": "a"})
     assert code == 201
     assert made["metadata"]["managedFields"][0]["manager"] == "one"
@@ -243,7 +260,7 @@ def test_an_owner_deleted_in_the_foreground_waits_for_those_that_block(server, c
 
 
 def test_a_job_deleted_by_a_bare_client_leaves_its_pods(server, call):
-    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "a"}]}}
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "x"}]}}
     path = "/apis/batch/v1/namespaces/default/jobs"
     for policy, left in (({}, True), ({"propagationPolicy": "Background"}, False)):
         _, job = call("POST", path, {"metadata": {"name": "j"}, "spec": {"template": template}})
@@ -252,7 +269,7 @@ def test_a_job_deleted_by_a_bare_client_leaves_its_pods(server, call):
         call("DELETE", path + "/j", policy or None)
         assert gone(server, "jobs", "j")
         if left:
-            assert server.get("pods", "p")["metadata"]["ownerReferences"] == []
+            assert not server.get("pods", "p")["metadata"].get("ownerReferences")
             server.delete("pods", "p")
         else:
             assert gone(server, "pods", "p")
@@ -272,12 +289,12 @@ def test_finalizers_keep_an_object_and_no_new_ones_are_let_in(server, call):
 
 
 def test_a_pod_on_a_node_stays_for_its_kubelet(server, call):
-    pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}
+    pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "x"}]}}
     call("POST", PODS, pod)
     call("DELETE", PODS + "/p")
     assert server.find("pods", "p") is None
     call("POST", PODS, pod)
-    server.patch("pods", "p", {"spec": {"nodeName": "n"}})
+    server.bind("p", "n")
     server.patch("pods", "p", {"status": {"phase": "Running"}}, subresource="status")
     _, deleted = call("DELETE", PODS + "/p")
     assert deleted["metadata"]["deletionGracePeriodSeconds"] == 30
@@ -314,6 +331,8 @@ def test_events_are_one_kind_in_two_groups(call):
     _, same = call("GET", new + "/e")
     assert (same["regarding"], same["note"]) == (about, "m")
     named = {"metadata": {"name": "f"}, "regarding": {**about, "name": "q"}, "note": "n"}
+    named |= {"type": "Normal", "eventTime": "2026-01-01T00:00:00.000000Z", "action": "A"}
+    named |= {"reason": "R", "reportingController": "x.dev/c", "reportingInstance": "i"}
     assert call("POST", new, named)[0] == 201
     _, found = call("GET", old, fieldSelector="involvedObject.name=q,involvedObject.kind=Pod")
     assert [one["message"] for one in found["items"]] == ["n"]
@@ -338,7 +357,8 @@ def test_logs_are_what_the_test_says(server, call):
 def test_loose_jobs_are_taken_as_the_real_definition_takes_them(call):
     odd = {"runPolicy": {"cleanPodPolicy": "Bogus", "activeDeadlineSeconds": -5}}
     odd["pytorchReplicaSpecs"] = {"Leader": {"any": "thing"}}
-    job = {"metadata": {"name": "j"}, "spec": odd}
+    kind = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob"}
+    job = {**kind, "metadata": {"name": "j"}, "spec": odd}
     code, made = call("POST", JOBS, job)
     assert (code, made["spec"]["runPolicy"]["suspend"]) == (201, False)
 

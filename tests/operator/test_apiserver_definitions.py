@@ -121,7 +121,7 @@ def test_rules_are_evaluated_on_create_and_between_versions(server, call):
     server.patch("customresourcedefinitions", "reasoningruns.coldstart.dev", {"spec": crd["spec"]})
     code, status = call("POST", RUNS, run(spec={"model": "m", "kind": "a", "epochs": 1}))
     assert (code, status["details"]["causes"][0]["field"]) == (422, "spec")
-    assert status["message"].endswith('spec: Invalid value: "object": kind needs epochs')
+    assert status["message"].endswith("spec: Invalid value: kind needs epochs")
     assert call("POST", RUNS, run())[0] == 201
     code, status = call("PATCH", RUNS + "/r", {"spec": {"model": "n"}}, patch="merge")
     assert code == 422
@@ -154,7 +154,8 @@ def test_a_definition_serves_its_versions_until_it_is_deleted(server, call):
     crd["spec"]["versions"].append(older)
     made = server.create("customresourcedefinitions", crd)
     assert {one["type"] for one in made["status"]["conditions"]} >= {"Established"}
-    thing = {"metadata": {"name": "t"}, "spec": {"a": 1}}
+    kind = {"apiVersion": "x.dev/v1alpha1", "kind": "Thing"}
+    thing = {**kind, "metadata": {"name": "t"}, "spec": {"a": 1}}
     assert call("POST", "/apis/x.dev/v1alpha1/namespaces/default/things", thing)[0] == 201
     _, same = call("GET", "/apis/x.dev/v1/namespaces/default/things/t")
     assert (same["apiVersion"], same["spec"]) == ("x.dev/v1", {"a": 1})

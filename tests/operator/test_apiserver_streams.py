@@ -28,6 +28,11 @@ def call(server):
     return Client(server.port)
 
 
+def run(name="a"):
+    kind = {"apiVersion": "coldstart.dev/v1alpha1", "kind": "ReasoningRun"}
+    return {**kind, "metadata": {"name": name}}
+
+
 def make(server, *names, **labels):
     for name in names:
         document = {"metadata": {"name": name, "labels": labels}, "spec": {"n": 0}}
@@ -124,6 +129,7 @@ def test_a_watch_without_a_version_begins_with_what_is_there(server, call):
     events = list(islice(call.watch(RUNS), 2))
     assert seen(events) == [("ADDED", "a"), ("ADDED", "b")]
     query = {"sendInitialEvents": "true", "allowWatchBookmarks": "true"}
+    query["resourceVersionMatch"] = "NotOlderThan"
     *first, end = islice(call.watch(RUNS, **query), 3)
     assert seen(first) == [("ADDED", "a"), ("ADDED", "b")]
     assert end["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
@@ -201,7 +207,7 @@ def test_an_answer_hits_the_nth_and_only_so_often(server, call):
 
 
 def test_an_error_after_the_commit_leaves_the_object(server, call):
-    body = {"metadata": {"name": "a"}}
+    body = run()
     server.faults.add(faults.answer("create", "reasoningruns", 504, after=True))
     assert call("POST", RUNS, body)[0] == 504
     assert call("POST", RUNS, body)[1]["reason"] == "AlreadyExists"
@@ -211,7 +217,7 @@ def test_an_error_after_the_commit_leaves_the_object(server, call):
 def test_a_dropped_connection_before_and_after_the_commit(server, call, after):
     server.faults.add(faults.drop("create", "reasoningruns", after=after))
     with pytest.raises(OSError):  # noqa: PT011 - reset or closed, as the race goes
-        call("POST", RUNS, {"metadata": {"name": "a"}})
+        call("POST", RUNS, run())
     assert bool(server.find("reasoningruns", "a")) is after
     assert [one.status for one in server.requests.writes()] == [-1]
 
@@ -220,14 +226,14 @@ def test_a_hook_is_called_after_the_commit_and_before_the_answer(server, call):
     found = []
     hook = lambda request: found.append(server.find("reasoningruns", request.body["metadata"]["name"]))  # noqa: E731, E501  # fmt: skip
     server.faults.add(faults.Fault("create", hook=hook, after=True))
-    call("POST", RUNS, {"metadata": {"name": "a"}})
+    call("POST", RUNS, run())
     assert found[0]["metadata"]["name"] == "a"
 
 
 def test_a_fault_may_look_at_what_is_sent(server, call):
     second = lambda request: request.body["metadata"]["name"] == "b"  # noqa: E731
     server.faults.add(faults.answer("create", "reasoningruns", 403, where=second))
-    codes = [call("POST", RUNS, {"metadata": {"name": name}})[0] for name in "abb"]
+    codes = [call("POST", RUNS, run(name))[0] for name in "abb"]
     assert codes == [201, 403, 201]
 
 
@@ -288,7 +294,7 @@ def test_an_error_event_ends_the_stream(server, call):
 
 
 def test_the_record_knows_every_request(server, call):
-    call("POST", RUNS, {"metadata": {"name": "a"}})
+    call("POST", RUNS, run())
     call("PATCH", RUNS + "/a/status", {"status": {"x": 1}}, patch="merge")
     call("GET", "/version")
     stand_in = Client(server.port, agent="stand-in/x")

@@ -340,14 +340,14 @@ def test_number_literals_are_typed():
 
 def test_columns_name_fields_that_there_are():
     columns = VERSION["additionalPrinterColumns"]
-    assert [column["name"] for column in columns if not column["priority"]] == [
+    assert [column["name"] for column in columns if "priority" not in column] == [
         "Stage",
         "Phase",
         "Progress",
         "Reward",
         "Age",
     ]
-    assert [column["name"] for column in columns if column["priority"] == 1] == [
+    assert [column["name"] for column in columns if column.get("priority") == 1] == [
         "Queue",
         "Backend",
         "Message",
