@@ -103,6 +103,11 @@ class Cache:
         """The runs that own something here."""
         return iter(list(self._owned))
 
+    def mark_of(self, key: Key) -> Any:
+        """The mark of an object; None if it is not there."""
+        known = self._entries.get(key)
+        return known.mark if known else None
+
     def marks(self) -> Iterator[tuple[Key, Any]]:
         """Every object with its mark."""
         return iter([(key, entry.mark) for key, entry in self._entries.items()])

@@ -15,6 +15,7 @@ import aiohttp
 
 from coldstart.children import documents
 from coldstart.children.backend import BACKENDS, Backend, Resource
+from coldstart.plan import Child, ChildState
 from coldstart_operator.cache import (
     Cache,
     Key,
@@ -25,7 +26,7 @@ from coldstart_operator.cache import (
     uid_of,
     version_of,
 )
-from coldstart_operator.cluster import RUNS, ApiError, Cluster
+from coldstart_operator.cluster import RUNS, ApiError, Cluster, owner_uid
 from coldstart_operator.health import Health
 from coldstart_operator.inspection import Inspector
 from coldstart_operator.jobs import Jobs
@@ -40,6 +41,10 @@ Json = dict[str, Any]
 
 PRIME_AGAIN = 5.0
 """Seconds between two attempts to read what there is, at the start."""
+
+FIRST_LOOKS = 5.0
+"""Seconds that the first look at every run has to itself. The watch streams open then; they begin
+with a listing of everything, which takes as long as all these looks."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +66,30 @@ class RunMark(NamedTuple):
         )
         expires = documents.value(document, "spec", "ttlSecondsAfterFinished") is not None
         return cls(documents.text(document, "status", "phase") or "Pending", ended, expires)
+
+
+class ChildMark(NamedTuple):
+    """What is at hand of a child without reading it: whose it is, and what it tells of itself."""
+
+    uid: str
+    owner: str | None
+    run: Key
+    """The run that it is labelled with."""
+    child: Child | None
+
+    @property
+    def lives(self) -> bool:
+        """Whether it may hold resources."""
+        return self.child is not None and self.child.state.live
+
+    def same(self, before: ChildMark | None) -> bool:
+        """Whether nothing has happened that a look at the run could find.
+
+        Every status of a failed child is news: it may tell that a pod has ended, which nobody
+        else does.
+        """
+        failed = self.child is None or self.child.state in (ChildState.FAILED, ChildState.PREEMPTED)
+        return self == before and not failed
 
 
 @dataclass(frozen=True)
@@ -108,7 +137,7 @@ class Controller:
         )
         self.runs = Cache(slim_run, key_of, RunMark.of)
         self.children: dict[str, Cache] = {
-            item.name: Cache(slim_child, _run_of, _lives(item)) for item in BACKENDS
+            item.name: Cache(slim_child, _run_of, _child_mark(item)) for item in BACKENDS
         }
         labelled = {"labelSelector": LABEL}
         self.kinds = {
@@ -136,7 +165,10 @@ class Controller:
         self._uncount: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        """Read what there is, then start to work on it; waits for the API server to answer."""
+        """Read what there is, then start to work on it; waits for the API server to answer.
+
+        Returns when each run has been looked at once, or when that takes long.
+        """
         while True:
             try:
                 await self.resync()
@@ -160,6 +192,7 @@ class Controller:
         # Where only some namespaces are ours, kopf may not list the definitions.
         if self._absent and self.settings.namespaces:
             self._tasks.append(asyncio.create_task(self._await_definitions()))
+        await self.queue.idle(FIRST_LOOKS)
 
     async def stop(self) -> None:
         """End all work, in the middle of it; nothing is lost by that."""
@@ -191,14 +224,17 @@ class Controller:
     def child_event(self, plural: str, type_: str | None, document: Json) -> None:
         """Take in what the watch stream of a kind of child tells."""
         cache, key = self.kinds[plural].cache, key_of(document)
+        before: ChildMark | None = cache.mark_of(key)
         if type_ == "DELETED":
             self.health.gone(plural, key)
             news = cache.drop(document)
         else:
-            news = cache.put(document)
+            news = cache.put(document) and not cache.mark_of(key).same(before)
             self.health.seen(plural, key, version_of(document))
         if news:
             self.queue.add(_run_of(document))
+        if news and before is not None:
+            self.queue.add(before.run)
 
     async def resync(self) -> None:
         """Compare the caches with full LISTs, and look at every run that has not ended.
@@ -218,7 +254,7 @@ class Controller:
                 self.queue.add(key)
 
     def _has_live_children(self, key: Key) -> bool:
-        return any(any(cache.marks_of(key)) for cache in self.children.values())
+        return any(mark.lives for cache in self.children.values() for mark in cache.marks_of(key))
 
     async def _resync(self, plural: str, kind: Kind) -> None:
         """Compare one cache with a full LIST; a page at a time, since all at once are many.
@@ -232,6 +268,8 @@ class Controller:
             async for items, version in pages:
                 listing.add({**kind.identity, **item} for item in items)
                 versions.append(version)
+                # Else this page is held while the next one comes.
+                items.clear()
         gone = listing.finish(min(versions, key=number))
         if not self._primed:
             return
@@ -279,14 +317,14 @@ class Controller:
                     await self.cluster.alive()
 
 
-def _lives(item: Backend) -> Callable[[Json], bool]:
-    """Whether a child may hold resources, as far as it tells itself."""
+def _child_mark(item: Backend) -> Callable[[Json], ChildMark]:
+    """How a child of a kind is marked."""
 
-    def lives(document: Json) -> bool:
+    def mark(document: Json) -> ChildMark:
         child = item.observe(document, (), datetime.now(UTC))
-        return child is not None and child.state.live
+        return ChildMark(uid_of(document), owner_uid(document), _run_of(document), child)
 
-    return lives
+    return mark
 
 
 def _run_of(document: Json) -> Key:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
 from coldstart.children.backend import BACKENDS, Backend, Resource, backend
+from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE
 from coldstart.run import ReasoningRun
+from coldstart.spec import Stage
 from coldstart_operator.cache import Cache
 from coldstart_operator.cluster import SERVICES, ApiError, Cluster, owner_uid
 from coldstart_operator.sight import Found
@@ -16,6 +19,12 @@ Json = dict[str, Any]
 
 UNAVAILABLE = "BackendUnavailable"
 """The reason of a run whose kind of job the cluster does not serve."""
+
+IDENTITY = (RUN, STAGE, ATTEMPT, RUN_UID)
+"""The labels by which a job is found and known."""
+
+ANY_ATTEMPT = {STAGE: Stage.SFT.value, ATTEMPT: "1"}
+"""The labels of some attempt, for a job that has lost its own."""
 
 _REFUSALS = {400: "Rejected", 401: "Unauthorized", 403: "Forbidden", 422: "Rejected"}
 
@@ -95,12 +104,36 @@ class Jobs:
                 await self._refused(resource, error)
         there = await self.cluster.get(resource, namespace, manifest["metadata"]["name"])
         owner = owner_uid(there)
-        if owner == run.metadata.uid:
-            return there
         what = f"{resource.kind} {namespace}/{manifest['metadata']['name']}"
+        if owner == run.metadata.uid:
+            if not _identity(manifest) <= _identity(there):
+                raise _changed(what)
+            return there
         if owner is not None and _names(there, run):
             raise Held("EarlierRunEnds", f"waits until {what} of an earlier run is gone")
-        raise NameConflict(f"{what} is there and is not this run's: delete it, or rename the run")
+        raise NameConflict(
+            f"{what} is there and is not this run's: delete it, or take another metadata.name, "
+            "and create the run again"
+        )
+
+    async def check_gone(self, run: ReasoningRun, kind: Backend, name: str) -> None:
+        """See to it that an attempt that is out of sight does not live on under its name.
+
+        Raises:
+            Held: it does; its labels were changed, so that nobody told of it.
+            ApiError: no answer.
+        """
+        namespace = run.metadata.namespace or ""
+        try:
+            there = await self.cluster.get(kind.resource, namespace, name)
+        except ApiError as error:
+            if error.missing:
+                return
+            raise
+        labelled = {**there, "metadata": {**there["metadata"], "labels": ANY_ATTEMPT}}
+        child = kind.observe(labelled, (), datetime.now(UTC))
+        if owner_uid(there) == run.metadata.uid and child and child.state.live:
+            raise _changed(f"{kind.resource.kind} {namespace}/{name}")
 
     async def _refused(self, resource: Resource, error: ApiError) -> None:
         """What a refusal means for the run.
@@ -113,7 +146,9 @@ class Jobs:
         if error.missing:
             self._served.clear()
             if not await self.cluster.serves(resource):
-                raise Held(UNAVAILABLE, f"the cluster no longer serves {what}") from error
+                kind = f"{resource.kind} ({resource.api_version})"
+                text = f"the cluster no longer serves {kind}: install its controller again"
+                raise Held(UNAVAILABLE, text) from error
             raise Held("NotFound", what) from error
         if error.code in _REFUSALS:
             reason = "QuotaExceeded" if "exceeded quota" in error.message else None
@@ -139,6 +174,20 @@ class Jobs:
             return
         if left.get("kind") == resource.kind and left["metadata"].get("deletionTimestamp"):
             cache.put(left)
+
+
+def _identity(document: Json) -> set[tuple[str, str]]:
+    """The labels that say whose and which attempt an object is."""
+    labels = document["metadata"].get("labels") or {}
+    return {(key, str(labels[key])) for key in IDENTITY if key in labels}
+
+
+def _changed(what: str) -> Held:
+    return Held(
+        "JobChanged",
+        f"{what} is this run's, but somebody has changed its coldstart.dev/ labels, so that nobody "
+        "sees how it ends: delete it",
+    )
 
 
 def _names(document: Json, run: ReasoningRun) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from ipaddress import ip_address
 from typing import Literal
 
 import aiohttp
@@ -49,10 +50,11 @@ async def read(session: aiohttp.ClientSession, address: str) -> dict[str, float]
 
     Args:
         session: what requests are made with.
-        address: the pod's IP.
+        address: the pod's IP; nothing else is asked, whatever a pod's status says.
     """
-    host = f"[{address}]" if ":" in address else address
     try:
+        host = str(ip_address(address.partition("%")[0]))
+        host = f"[{host}]" if ":" in host else host
         async with asyncio.timeout(TIMEOUT):
             data = await _body(session, f"http://{host}:{METRICS_PORT}/metrics")
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -91,8 +91,10 @@ def decide(run: ReasoningRun, sight: Sight, now: datetime) -> Decision:
         before = step.status
     status = unclocked(recorded, step.status)
     status = charged(run, recorded, status, sight.children, sight.pods or (), now)
-    status = statuses.steady(recorded, _with_children(run, status))
-    return Decision(step.action, status, before)
+    status = _with_children(run, status)
+    if isinstance(step.action, Wait) and step.action.waits_for is WaitsFor.TIME:
+        status = statuses.steady(recorded, status)
+    return Decision(step.action, statuses.bounded(status), before)
 
 
 def _goes_on(action: Action) -> bool:
@@ -170,9 +172,9 @@ class Reconciler:
                 logger.warning("look %d failed: %s", number, error, extra=about)
                 said = error.code in (401, 403, 422) or number >= SAY_FROM
                 if document is not None and said and not (error.conflict or error.missing):
-                    message = f"cannot go on: {error}"[: statuses.MESSAGE_CHARACTERS]
-                    status = {**(document.get("status") or {}), "message": message}
-                    await self._patch(document, status)
+                    status = statuses.complete(document, datetime.now(UTC))
+                    message = statuses.said(f"cannot go on: {error}")
+                    await self._patch(document, {**status, "message": message})
                 return
             logger.error("a look at the run failed", exc_info=error, extra=about)
             if document is not None:
@@ -248,6 +250,9 @@ class Reconciler:
         if not _recorded(run, action):
             document = await self._record(document, run.status, status)
         try:
+            if action.attempt > 1 and not sight.get(action.stage.value, action.attempt - 1):
+                name = child_name(run.metadata.name, action.stage, action.attempt - 1)
+                await self.jobs.check_gone(run, kind, name)
             await self.jobs.create(run, kind, manifests)
         except Held as error:
             await self._hold(run, document, status, error)
@@ -304,12 +309,12 @@ class Reconciler:
         if isinstance(action, Stop):
             await self._stop(action, sight)
             return 0.0
-        status = replace_status(run.status, observed_generation=run.metadata.generation)
+        status = statuses.observed(run, run.status, now)
         document = await self._record(document, run.status, status)
         lifetime = run.spec.ttl_seconds_after_finished
         if lifetime is None or status.finished_at is None:
             return None
-        left = (status.finished_at + timedelta(seconds=lifetime) - now).total_seconds()
+        left = lifetime - (now - status.finished_at).total_seconds()
         if left > 0:
             return left
         uid = str(document["metadata"]["uid"])

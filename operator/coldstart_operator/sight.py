@@ -9,7 +9,7 @@ from typing import Any
 
 from coldstart.children import documents
 from coldstart.children.backend import BACKENDS, Backend
-from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE
+from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE, child_name
 from coldstart.plan import Child, ChildState, Observation, Parent
 from coldstart.run import ReasoningRun
 from coldstart.status import StageState
@@ -101,11 +101,14 @@ class Observer:
             for document in self.children[backend.name].of(key):
                 child = backend.observe(document, pods or (), now)
                 owner = owner_uid(document)
-                if owner == run.metadata.uid and child is not None:
+                if owner == run.metadata.uid:
+                    if child is None or not _is_named(document, run, child):
+                        remains += [_remain(run)] if child and child.state.live else []
+                        continue
                     item = Found(backend, document, child)
                     if pods is None or not self._lost(item, run, pods, now):
                         found.append(item)
-                elif owner is not None or (child and child.state.live):
+                elif _was_here(document, run) or (not owner and child and child.state.live):
                     remains.append(_remain(run))
         lives = (pod for pod in pods or () if _lives(pod, self.lost_after, now))
         remains += [_remain(run) for pod in lives if not _belongs(pod, run, found)]
@@ -132,7 +135,7 @@ def _parent(run: ReasoningRun, document: Json, stage: str) -> Parent:
     try:
         other = read_run(document)
     except InvalidRun as error:
-        return Parent(finished=False, message=f"it is not valid: {error.message}")
+        return Parent(finished=False, message=documents.line(f"it is not valid: {error.message}"))
     if other.spec.storage != run.spec.storage:
         return Parent(finished=False, message="it has another spec.storage than this run")
     entry = other.status.stage(stage) if other.status else None
@@ -161,6 +164,18 @@ def _past(document: Json, seconds: float, now: datetime) -> bool:
     """Whether an object's deletion is due for longer than so many seconds."""
     due = documents.time(document, "metadata", "deletionTimestamp")
     return due is not None and (now - due).total_seconds() > seconds
+
+
+def _was_here(document: Json, run: ReasoningRun) -> bool:
+    """Whether a child is of an earlier run of this name, and not one with our label put on it."""
+    owners = documents.items(document, "metadata", "ownerReferences")
+    return any(owner.get("name") == run.metadata.name for owner in owners)
+
+
+def _is_named(document: Json, run: ReasoningRun, child: Child) -> bool:
+    """Whether a child has the name of its attempt; else somebody has changed its labels."""
+    expected = child_name(run.metadata.name, child.stage, child.attempt)
+    return documents.text(document, "metadata", "name") == expected
 
 
 def _remain(run: ReasoningRun) -> Child:

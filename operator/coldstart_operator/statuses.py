@@ -7,16 +7,17 @@ cannot work, a job that cannot be created, a name that is taken, a mistake of ou
 from __future__ import annotations
 
 from copy import deepcopy
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from coldstart.children import documents
 from coldstart.conditions import TYPES, conditions, phase
 from coldstart.plan import replace_status
 from coldstart.preset import resolve
 from coldstart.run import ReasoningRun
-from coldstart.schema import problems
+from coldstart.schema import Contract, problems
 from coldstart.status import ErrorCode, RunStatus, StageError, StageState, StageStatus
 
 Json = dict[str, Any]
@@ -33,7 +34,12 @@ class InvalidRun(ValueError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        self.message = message[:MESSAGE_CHARACTERS]
+        self.message = said(message)
+
+
+def said(message: str) -> str:
+    """Foreign words as the message of a status: one line of printable characters, not too long."""
+    return documents.line(message, MESSAGE_CHARACTERS)
 
 
 def read_run(document: Json) -> ReasoningRun:
@@ -80,7 +86,24 @@ def _read_status(document: Any) -> RunStatus | None:
 def _parsed(document: Any) -> RunStatus:
     status = RunStatus.parse(document)
     assert isinstance(status, RunStatus)
-    return status
+    return _zoned(status)
+
+
+Model = TypeVar("Model", bound=Contract)
+
+
+def _zoned(model: Model) -> Model:
+    """A status whose times can be compared: the API server takes some without a zone."""
+    update: Json = {}
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, datetime) and value.tzinfo is None:
+            update[name] = value.replace(tzinfo=UTC)
+        elif isinstance(value, tuple):
+            items = tuple(_zoned(item) for item in value)
+            if any(new is not old for new, old in zip(items, value, strict=True)):
+                update[name] = items
+    return model.model_copy(update=update) if update else model
 
 
 def _unreadable(error: ValidationError) -> str:
@@ -97,32 +120,54 @@ def _remove(document: Any, path: tuple[int | str, ...]) -> None:
 def refused(document: Json, status: str, reason: str, message: str, now: datetime) -> Json:
     """The status of a run that cannot be read or worked on: `Accepted` says why, the rest stays.
 
+    A run that has ended keeps its last words: nothing is asked of its spec any more.
+
     Args:
-        document: the run as it is.
+        document: the run as it is; whatever its status is.
         status: of the condition `Accepted`: `False` for a mistake of the user, `Unknown` for ours.
         reason: a CamelCase word.
         message: a sentence.
         now: the time.
     """
-    message = message[:MESSAGE_CHARACTERS]
-    old = document.get("status") or {}
+    message = said(message)
+    found = complete(document, now)
+    ended = any(
+        item["type"] in ("Succeeded", "Failed") and item["status"] == "True"
+        for item in found["conditions"]
+    )
+    if not ended:
+        found["message"] = message
+        if status != "Unknown" or "phase" not in found:
+            found["phase"] = "Pending" if status == "Unknown" else "Invalid"
+    for index, item in enumerate(found["conditions"]):
+        if item["type"] == "Accepted":
+            new = _condition("Accepted", status, reason, message, now)
+            if item["status"] == status:
+                new["lastTransitionTime"] = item["lastTransitionTime"]
+            found["conditions"][index] = new
     generation = document["metadata"].get("generation", 1)
-    before = {item["type"]: item for item in old.get("conditions") or []}
-    found = []
+    for item in found["conditions"]:
+        item["observedGeneration"] = generation
+    return {**found, "observedGeneration": generation}
+
+
+def complete(document: Json, now: datetime) -> Json:
+    """A run's status as it is, but with every condition, whatever else somebody has put there."""
+    old = document.get("status")
+    found = dict(old) if isinstance(old, dict) else {}
+    conditions = []
     for type_ in TYPES:
-        item = before.get(type_) or _condition(type_, "Unknown", "InProgress", "", now)
-        if type_ == "Accepted":
-            item = _condition(type_, status, reason, message, now)
-            if before.get(type_, {}).get("status") == status:
-                item["lastTransitionTime"] = before[type_]["lastTransitionTime"]
-        found.append({**item, "observedGeneration": generation})
-    return {
-        **old,
-        "observedGeneration": generation,
-        "phase": old.get("phase", "Pending") if status == "Unknown" else "Invalid",
-        "message": message,
-        "conditions": found,
-    }
+        before = documents.condition(document, type_) or {}
+        new = _condition(type_, "Unknown", "InProgress", "", now)
+        kept = {key: before[key] for key in new if isinstance(before.get(key), str)}
+        if documents.time(kept, "lastTransitionTime") is None:
+            kept.pop("lastTransitionTime", None)
+        if kept.get("status") not in ("True", "False", "Unknown"):
+            kept.pop("status", None)
+        generation = documents.whole(before, "observedGeneration")
+        seen = {} if generation is None else {"observedGeneration": generation}
+        conditions.append({**new, **kept, **seen})
+    return {**found, "conditions": conditions}
 
 
 def _condition(type_: str, status: str, reason: str, message: str, now: datetime) -> Json:
@@ -136,11 +181,25 @@ def _condition(type_: str, status: str, reason: str, message: str, now: datetime
     }
 
 
+def observed(run: ReasoningRun, status: RunStatus, now: datetime) -> RunStatus:
+    """The status of an ended run whose spec is right, be it right again: the rest stays."""
+    found = []
+    for item in status.conditions:
+        update: Json = {"observed_generation": run.metadata.generation}
+        if item.type == "Accepted" and item.status != "True":
+            update |= {"status": "True", "reason": "SpecValid", "message": ""}
+            update |= {"last_transition_time": now}
+        found.append(item.model_copy(update=update))
+    return replace_status(
+        status, conditions=tuple(found), observed_generation=run.metadata.generation
+    )
+
+
 def held(
     run: ReasoningRun, status: RunStatus, reason: str, message: str, now: datetime
 ) -> RunStatus:
     """The status of a run whose next job cannot be created yet: `Queued` says why."""
-    message = message[:MESSAGE_CHARACTERS]
+    message = said(message)
     found = tuple(
         item.model_copy(update={"reason": reason, "message": message})
         if item.type == "Queued"
@@ -163,7 +222,7 @@ def conflicting(
     run: ReasoningRun, status: RunStatus, stage: str, message: str, now: datetime
 ) -> RunStatus:
     """The status of a run whose job's name belongs to somebody else: it has failed."""
-    error = StageError(code=ErrorCode.INVALID_ORDER, message=message[:MESSAGE_CHARACTERS])
+    error = StageError(code=ErrorCode.NAME_CONFLICT, message=message[:MESSAGE_CHARACTERS])
     stages = tuple(
         entry.model_copy(update={"state": StageState.FAILED, "error": error, "finished_at": now})
         if entry.name == stage
@@ -184,6 +243,19 @@ def conflicting(
         message=error.message,
         finished_at=now,
     )
+
+
+def bounded(status: RunStatus) -> RunStatus:
+    """The status with texts that fit: one that is too long would make it unwritable."""
+    found = tuple(
+        item
+        if len(item.message) <= MESSAGE_CHARACTERS
+        else item.model_copy(update={"message": said(item.message)})
+        for item in status.conditions
+    )
+    if found == status.conditions and len(status.message) <= MESSAGE_CHARACTERS:
+        return status
+    return replace_status(status, conditions=found, message=said(status.message))
 
 
 def steady(before: RunStatus | None, after: RunStatus) -> RunStatus:

@@ -15,6 +15,9 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
+IDLE_POLL = 0.02
+"""Seconds between two looks whether nothing is left to do."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -78,6 +81,19 @@ class WorkQueue(Generic[Key]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+
+    async def idle(self, seconds: float) -> bool:
+        """Wait until no key waits for a worker and none is worked on, but not longer than this.
+
+        Returns:
+            Whether it came to that.
+        """
+        end = monotonic() + seconds
+        while self._queued or self._active:
+            if monotonic() > end:
+                return False
+            await asyncio.sleep(IDLE_POLL)
+        return True
 
     @property
     def depth(self) -> int:

@@ -66,6 +66,64 @@ def test_a_deletion_and_a_namesake_wake():
     assert woken(("ADDED", document(1)), ("MODIFIED", document(9, uid="v"))) == 2
 
 
+def job(version, *conditions, run="r", uid="u", owner="o", **status):
+    controller = {"kind": "ReasoningRun", "uid": owner, "controller": True}
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {
+            "name": "r-sft-1",
+            "namespace": "ns",
+            "uid": uid,
+            "resourceVersion": str(version),
+            "labels": {
+                "coldstart.dev/run": run,
+                "coldstart.dev/stage": "sft",
+                "coldstart.dev/attempt": "1",
+            },
+            "ownerReferences": [controller],
+        },
+        "status": {"conditions": [{"type": one, "status": "True"} for one in conditions]} | status,
+    }
+
+
+def woken_by(*jobs):
+    """Which runs each version of a job wakes."""
+
+    async def main():
+        controller, runs = make_controller(), []
+        for item in jobs:
+            controller.child_event("pytorchjobs", "MODIFIED", deepcopy(item))
+            runs.append({key.name for key in controller.queue._queued})
+            controller.queue._queued.clear()
+        return runs
+
+    return asyncio.run(main())
+
+
+def test_a_job_wakes_its_run_when_it_tells_something_new():
+    seen = woken_by(job(1), job(2, "Running"), job(3, "Running", "Succeeded"))
+    assert seen == [{"r"}, {"r"}, {"r"}]
+
+
+def test_a_job_that_tells_the_same_again_wakes_nobody():
+    again = job(2, "Created", replicaStatuses={"Master": {"active": 1}})
+    assert woken_by(job(1), again) == [{"r"}, set()]
+    counted = job(2, "Succeeded", replicaStatuses={"Master": {"succeeded": 1}})
+    assert woken_by(job(1, "Succeeded"), counted) == [{"r"}, set()]
+
+
+def test_every_status_of_a_failed_job_wakes_since_it_may_tell_that_a_pod_has_ended():
+    counted = job(2, "Failed", replicaStatuses={"Master": {"failed": 1}})
+    assert woken_by(job(1, "Failed"), counted) == [{"r"}, {"r"}]
+
+
+def test_a_job_of_another_uid_or_owner_wakes_and_one_of_another_run_wakes_both():
+    assert woken_by(job(1), job(2, uid="v")) == [{"r"}, {"r"}]
+    assert woken_by(job(1), job(2, owner="p")) == [{"r"}, {"r"}]
+    assert woken_by(job(1), job(2, run="s")) == [{"r"}, {"r", "s"}]
+
+
 def test_the_mark_of_a_run_survives_any_status():
     for status in (None, "x", [], {"conditions": "x"}, {"conditions": ["x"]}, {"phase": 7}):
         mark = RunMark.of({**document(1), "status": status})

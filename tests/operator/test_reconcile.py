@@ -214,6 +214,16 @@ def test_a_job_deleted_by_hand_is_replaced_once(tmp_path, propagation):
         assert w.created() == ["r-sft-1", "r-sft-2"]
 
 
+def test_a_retry_that_waits_for_the_last_attempts_pods_says_so(tmp_path):
+    script = scripted({("sft", 1): Behaviour(running=None, shutdown=1.5)})
+    with world(tmp_path, script) as w, w.operator():
+        w.apply(**SFT_ONLY)
+        w.until(run_starts)
+        w.server.delete("pytorchjobs", "r-sft-1", grace=None)
+        w.until(lambda run: "waits for an earlier attempt" in run["status"]["message"])
+        assert holds(w.end(), "Succeeded")
+
+
 def test_suspending_ends_the_job_and_resuming_starts_the_next_attempt(tmp_path):
     script = scripted({("sft", 1): Behaviour(running=None, shutdown=0.3)})
     with world(tmp_path, script) as w, w.operator():
@@ -326,6 +336,7 @@ def test_a_job_that_kueue_takes_back_goes_on_without_a_failure(tmp_path):
         w.controllers.suspend("r-sft-1")
         run = w.until(lambda run: holds(run, "Queued"))
         assert not holds(run, "Suspended")
+        w.server.wait("pods", "r-sft-1-master-0", lambda pod: pod is None)
         w.controllers.resume("r-sft-1")
         w.until(run_starts)
         w.controllers.finish("r-sft-1")

@@ -137,6 +137,7 @@ def test_marks_are_at_hand_without_reading_the_objects():
     assert dict(cache.marks()) == {A: "x", Key("ns", "b"): "y"}
     assert sorted(cache.marks_of(Key("ns", "r"))) == ["x", "y"]
     assert cache.marks_of(Key("ns", "nobody")) == []
+    assert (cache.mark_of(A), cache.mark_of(Key("ns", "c"))) == ("x", None)
 
 
 @pytest.mark.parametrize("version", ["", "abc"])

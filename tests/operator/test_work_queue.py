@@ -222,3 +222,26 @@ def test_the_age_of_the_slowest_turn_is_known():
         await bench.until(lambda: bench.queue.oldest > 0.05)
 
     run(scenario)
+
+
+def test_idle_is_when_no_key_waits_nor_is_worked_on_and_timers_do_not_count():
+    async def scenario(bench):
+        assert await bench.queue.idle(5)
+        bench.seconds = 0.05
+        bench.after["a"] = 60
+        for key in "abcdef":
+            bench.queue.add(key)
+        assert await bench.queue.idle(5)
+        assert sorted(key for key, _ in bench.calls) == list("abcdef")
+        assert not bench.running
+
+    run(scenario, workers=2)
+
+
+def test_waiting_for_idle_has_an_end():
+    async def scenario(bench):
+        bench.seconds = 60
+        bench.queue.add("a")
+        assert not await bench.queue.idle(0.05)
+
+    run(scenario)

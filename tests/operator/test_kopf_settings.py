@@ -1,0 +1,30 @@
+"""What kopf is told: to look for no changes, to keep nothing, to write nothing."""
+
+import kopf
+
+from coldstart_operator.handlers import _settings
+from coldstart_operator.settings import Settings
+
+
+def test_kopf_neither_copies_nor_keeps_what_it_sees():
+    body = kopf.Body({"metadata": {"name": "r"}, "spec": {"a": 1}, "status": {"b": 2}})
+    persistence = _settings(Settings()).persistence
+    diffs, progress = persistence.diffbase_storage, persistence.progress_storage
+    patch = kopf.Patch()
+    essence = diffs.build(body=body, extra_fields=None)
+    assert not essence
+    assert progress.clear(essence=essence) is essence
+    diffs.store(body=body, patch=patch, essence=essence)
+    progress.store(key="k", record={}, body=body, patch=patch)
+    progress.touch(body=body, patch=patch, value="x")
+    progress.purge(key="k", body=body, patch=patch)
+    progress.flush()
+    assert diffs.fetch(body=body) is None
+    assert progress.fetch(key="k", body=body) is None
+    assert not patch
+
+
+def test_nothing_is_posted_and_a_namespaced_operator_scans_nothing():
+    assert not _settings(Settings()).posting.enabled
+    assert not _settings(Settings()).scanning.disabled
+    assert _settings(Settings(namespaces=("a",))).scanning.disabled
