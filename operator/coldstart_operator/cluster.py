@@ -35,6 +35,7 @@ PODS = Resource("", "v1", "pods", "Pod")
 EVENTS = Resource("", "v1", "events", "Event")
 SERVICES = Resource("", "v1", "services", "Service")
 _VERSION = Resource("", "", "version", "")
+_GROUPS = Resource("", "", "groups", "")
 
 
 class ApiError(Exception):
@@ -213,6 +214,16 @@ class Cluster:
                 return False
             raise
         return any(item.get("name") == resource.plural for item in found.get("resources") or [])
+
+    async def announced(self) -> set[str]:
+        """The versions of groups that the API server lists; new ones a moment after it serves them.
+
+        Raises:
+            ApiError: refused, or no answer.
+        """
+        found = await self._request("GET", _GROUPS, None, path="/apis")
+        versions = (item for group in found.get("groups") or [] for item in group["versions"])
+        return {str(item["groupVersion"]) for item in versions}
 
     async def alive(self) -> None:
         """Ask for a sign of life.

@@ -101,9 +101,14 @@ class Kind:
     selector: dict[str, str]
 
     @property
+    def api_version(self) -> str:
+        """Its group and version, as objects have them."""
+        return self.resource.api_version
+
+    @property
     def identity(self) -> dict[str, str]:
         """What the items of a LIST leave out."""
-        return {"apiVersion": self.resource.api_version, "kind": self.resource.kind}
+        return {"apiVersion": self.api_version, "kind": self.resource.kind}
 
 
 class Controller:
@@ -172,6 +177,7 @@ class Controller:
         while True:
             try:
                 await self.resync()
+                await self._find_absent()
                 break
             except ApiError as error:
                 logger.warning("cannot read what there is: %s", error)
@@ -188,10 +194,8 @@ class Controller:
         self._tasks = [
             asyncio.create_task(self._resync_for_ever()),
             asyncio.create_task(self._listen_for_ever()),
+            asyncio.create_task(self._await_definitions()),
         ]
-        # Where only some namespaces are ours, kopf may not list the definitions.
-        if self._absent and self.settings.namespaces:
-            self._tasks.append(asyncio.create_task(self._await_definitions()))
         await self.queue.idle(FIRST_LOOKS)
 
     async def stop(self) -> None:
@@ -248,7 +252,7 @@ class Controller:
             except ApiError as error:
                 if not error.missing:
                     raise
-                self._absent |= set() if self._primed else {plural}
+                self._absent.add(plural)
         for key, mark in self.runs.marks():
             if not mark.ended:
                 self.queue.add(key)
@@ -299,13 +303,30 @@ class Controller:
             except ApiError as error:
                 logger.warning("a full LIST failed: %s", error)
 
+    async def _find_absent(self) -> None:
+        """Note what kopf, which goes by the list of groups, will not find.
+
+        Raises:
+            ApiError: refused, or no answer.
+        """
+        listed = await self.cluster.announced()
+        there = {plural for plural, kind in self.kinds.items() if kind.api_version in listed}
+        self._absent |= self.kinds.keys() - there
+
     async def _await_definitions(self) -> None:
-        """Ask for what was not served at the start until it is."""
+        """Begin anew when what was absent is there.
+
+        kopf looks at the list of groups when a definition comes, but an API server lists a group
+        a moment later than that, and kopf does not look again. Where only some namespaces are
+        ours, it may not look at all.
+        """
         while not self.outgrown:
             await asyncio.sleep(self.settings.unavailable)
-            with suppress(ApiError):
-                for plural in self._absent:
-                    self.outgrown |= await self.cluster.serves(self.kinds[plural].resource)
+            if self._absent:
+                with suppress(ApiError):
+                    listed = await self.cluster.announced()
+                    found = (self.kinds[plural].api_version in listed for plural in self._absent)
+                    self.outgrown = any(found)
         self._more()
 
     async def _listen_for_ever(self) -> None:

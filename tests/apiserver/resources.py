@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,12 +155,16 @@ class Registry:
 
     def __init__(self) -> None:
         self._served = {(one.group, one.version, one.plural): one for one in BUILT_IN}
+        self.since: dict[str, float] = {}
+        """When a group was first served, by the monotonic clock; none: always."""
 
     def __iter__(self) -> Any:
         return iter(self._served.values())
 
     def add(self, resource: Resource) -> None:
         """Serve a resource, in place of what its name served."""
+        if all(one.group != resource.group for one in self):
+            self.since[resource.group] = time.monotonic()
         self._served[resource.group, resource.version, resource.plural] = resource
 
     def drop(self, group: str, plural: str) -> None:

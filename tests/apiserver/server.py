@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -66,6 +67,7 @@ class ApiServer(Access):
         bookmark_seconds: between two bookmarks of a quiet watch.
         collect_seconds: until owner references are acted upon.
         latency_seconds: added to every answer.
+        discovery_seconds: until the list of groups has a new one, which is served at once.
         port: 0 takes a free one.
     """
 
@@ -76,6 +78,7 @@ class ApiServer(Access):
         bookmark_seconds: float = 30.0,
         collect_seconds: float = 0.01,
         latency_seconds: float = 0.0,
+        discovery_seconds: float = 0.0,
         port: int = 0,
     ) -> None:
         self.registry = Registry()
@@ -86,6 +89,7 @@ class ApiServer(Access):
         self.requests = Record()
         self.bookmark_seconds = bookmark_seconds
         self.latency_seconds = latency_seconds
+        self.discovery_seconds = discovery_seconds
         self.authorize: Callable[[Request], str | None] | None = None
         """Why a request is refused with 403; none lets it pass. Stand-ins are not asked."""
         self.port = port
@@ -241,7 +245,13 @@ class ApiServer(Access):
             kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
             return web.Response(body=discovery.EMPTY_OPENAPI_V2, content_type=kind)
         parts = [part for part in path.split("/") if part]
-        return _json(encode(discovery.document(self.registry, parts)))
+        found = discovery.document(self.registry, parts)
+        if parts == ["apis"]:
+            since, latest = self.registry.since, time.monotonic() - self.discovery_seconds
+            found["groups"] = [
+                one for one in found["groups"] if since.get(one["name"], 0) <= latest
+            ]
+        return _json(encode(found))
 
     # Reading
 

@@ -292,6 +292,17 @@ def test_numbers_are_read_as_kubectl_reads_them(file, words, number):
     assert type(run.spec.sft.trainer_args["a"]) is type(number)
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["1e3", "1e-5", "12e4567", ".5", "y", "No", "12:30", "2026-01-01", "0x1", "1_0", "~", "="],
+)
+def test_texts_that_look_like_something_else_are_written_as_texts(word):
+    document = {"a": word, word: [word], "n": 1e-5}
+    words = yamlfile.written([document])
+    assert yamlfile.documents(words) == [document]
+    assert yaml.safe_load(words)["a"] == word
+
+
 PRESET = HEAD + "spec: {preset: paper-7b, %s}\n"
 EMPTY = {
     "a stage": (PRESET % "sft: , grpo: {}", "spec.sft: is empty"),
