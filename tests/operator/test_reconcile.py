@@ -235,6 +235,7 @@ def test_suspending_ends_the_job_and_resuming_starts_the_next_attempt(tmp_path):
         assert w.server.list("pods") == []
         assert run["status"]["observedGeneration"] == 2
         assert stage(run, "sft")["failures"] == 0
+        assert w.has_events("Suspended")
         assert w.quiet() == []
         w.server.patch("reasoningruns", "r", {"spec": {"suspend": False}})
         run = w.end()

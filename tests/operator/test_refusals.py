@@ -109,8 +109,8 @@ def test_a_spec_that_cannot_work_is_refused_until_it_is_corrected(tmp_path, name
             assert message in accepted["message"]
             assert len(run["status"]["conditions"]) == 6
             assert w.jobs() == []
-            assert w.quiet() == []
             assert w.has_events("InvalidSpec")
+            assert w.quiet() == []
             whole = spec(**SFT_ONLY)
             gone = {key: None for key in run["spec"] if key not in whole}
             sft = {**whole["sft"], "epoch": None, "epochs": None}
