@@ -13,6 +13,7 @@ from typing import Any
 
 from coldstart.children.identity import OWNED_LABELS, PREFIX, QUEUE, QUEUE_PRIORITY, queue_labels
 from coldstart.run import PodTemplate, ReasoningRun
+from coldstart.schema import printable
 from coldstart.spec import Stage
 from coldstart.stage import RESULT_PATH
 
@@ -265,4 +266,5 @@ def _placement(extra: PodTemplate) -> Iterator[str]:
 def _unknown(path: str, entry: Mapping[str, Any], keys: frozenset[str] | set[str]) -> Iterator[str]:
     for key in entry:
         if key not in keys:
-            yield f"{path}.{key:.80}: unknown key; may be {', '.join(sorted(keys))}"
+            known = ", ".join(sorted(keys))
+            yield f"{path}.{printable(key, 80)}: unknown key; may be {known}"

@@ -66,11 +66,15 @@ def put(w, name, spec, **more):
 
 
 def tamed(spec):
-    """The spec with as many pods as a test can carry."""
+    """The spec with as many pods as a test can carry, and no waits that depend on its machine."""
     for name in ("sft", "grpo", "evaluation"):
-        resources = documents.value(spec, name, "resources")
-        if documents.number(resources, "nodes") > 1:
-            resources["nodes"] = 1
+        section = documents.value(spec, name)
+        if documents.number(section, "timeoutSeconds") > 0:
+            section["timeoutSeconds"] = 600
+        if documents.number(section, "resources", "nodes") > 1:
+            section["resources"]["nodes"] = 1
+    if documents.number(spec, "retry", "backoffSeconds") > 0:
+        spec["retry"]["backoffSeconds"] = 0
     return spec
 
 
