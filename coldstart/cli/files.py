@@ -44,15 +44,14 @@ def render(
     document for each stage, with every default and preset value. A checkpoint that is not made
     yet has a location and no digest.
     """
-    import yaml
+    from coldstart.yamlfile import written
 
     wanted = load(file)
     if orders:
         documents = _orders(wanted, file, directory)
     else:
         documents = _manifests(wanted, file, backend or wanted.spec.backend, image)
-    text = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=_WIDTH)
-    click.echo(text, nl=False)
+    click.echo(written(documents, _WIDTH), nl=False)
 
 
 def _manifests(

@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from coldstart.files import write_atomic
@@ -27,6 +26,7 @@ from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
 from coldstart.stage import CheckpointManifest
 from coldstart.status import StageStatus
+from coldstart.yamlfile import written
 
 DISTRIBUTION = "coldstart-operator"
 
@@ -282,7 +282,7 @@ def _resolved(found: RunRecord) -> str:
     document = found.run.document()
     document.pop("status", None)
     document["metadata"] = {"name": found.name}
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=96)
+    return written([document], 96)
 
 
 def _commands(found: RunRecord, stages: list[StageView]) -> list[str]:
