@@ -59,7 +59,7 @@ def _under(preset: Any, user: Any) -> Any:
     """The user's value with the preset's under it.
 
     What has a name, such as a data set, is one thing: another name takes nothing from the
-    preset's, whose columns would not fit it. An empty section (`sft:`) takes all.
+    preset's, whose columns would not fit it. An empty section (`sft: {}`) takes all.
     """
     if not isinstance(preset, dict):
         return user
