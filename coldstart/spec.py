@@ -265,6 +265,10 @@ class SFT(TrainingSpec):
     """Parts of the model that are not trained."""
     eval_steps: Positive | None = None
     """Optimizer updates between two evaluations of the loss on the held-out rows."""
+    packing: bool = True
+    """Put the rows of a micro-batch end to end, without padding, each attending to itself only;
+    loss and gradients are those of the padded rows. Left off, with the reason in the log, for
+    models whose layers do not allow it."""
     trainer_args: Annotated[
         dict[Annotated[str, AfterValidator(refuse_owned("sft", SFT_ARGS))], Open],
         Field(max_length=100),
@@ -307,6 +311,17 @@ class Rollout(Contract):
     """Share of each GPU's memory that colocated vLLM takes."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
     """GPUs that one vLLM engine is spread over."""
+    sleep: bool = True
+    """Colocated vLLM gives its memory back while the policy is updated."""
+    server_url: Name | None = None
+    """Where the vLLM server is, as `http://host:port`; needed in mode `server`."""
+    max_mismatch: Annotated[float, Field(gt=0, le=100)] = 0.3
+    """Greatest mean difference, in nats per token, between vLLM's log-probabilities of a sampling
+    step's completions and the trainer's. Rounding gives about 0.01; wrong prompts or stale
+    weights give more than 1."""
+    on_mismatch: Literal["stop", "mask"] = "stop"
+    """What happens above that: the stage stops, or the completions that are above it, each by its
+    own mean, are left out of the loss."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -316,8 +331,9 @@ class Rollout(Contract):
 class Loss(Contract):
     """The policy loss, in TRL's terms."""
 
-    type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "bnpo"
-    """How token losses are averaged; `bnpo` is the mean over the tokens of the batch."""
+    type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "vespo"] = "bnpo"
+    """TRL's loss type: how token losses are clipped and averaged; `bnpo` is the mean over the
+    tokens of the batch."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Lower clip range of the importance ratio (TRL: epsilon)."""
     clip_high: Annotated[float, Field(gt=0, le=10)] = 0.3
@@ -364,6 +380,21 @@ class GRPO(TrainingSpec):
     """How completions are sampled."""
     loss: Loss = Loss()
     """The policy loss."""
+    shared_prompt: bool = True
+    """Compute each prompt, its images included, once for all completions of its group in a
+    micro-batch, in every pass; log-probabilities and gradients are those of computing it anew for
+    each. Left off, with the reason in the log, for models whose layers do not allow it."""
+    self_check_tolerance: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Greatest difference, in nats, between log-probabilities with and without sharing that the
+    first step accepts on one group; absent: 0.0001 in fp32, 0.25 in bf16."""
+    zero_variance: Literal["drop", "keep"] = "drop"
+    """Groups whose rewards are all equal: left out of the update, or kept, where only the KL
+    term learns from them."""
+    refill_limit: Annotated[int, Field(ge=0, le=100)] = 0
+    """Rounds in which one sampling step may draw further prompts in place of those whose group's
+    rewards are all equal; 0 for none."""
+    truncated: Literal["keep", "mask"] = "keep"
+    """Completions that reach the length limit: trained on, or left out of the loss."""
     trainer_args: Annotated[
         dict[Annotated[str, AfterValidator(refuse_owned("grpo", GRPO_ARGS))], Open],
         Field(max_length=100),
@@ -392,6 +423,39 @@ class GRPO(TrainingSpec):
                 f"promptsPerStep x groupSize / updatesPerStep = {self.completions_per_update} "
                 f"completions per update is not a multiple of microBatchSize x processes = "
                 f"{self.micro_batch_size} x {self.resources.world_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_stay_whole(self) -> Self:
+        size, group = self.micro_batch_size, self.group_size
+        if not self.shared_prompt:
+            return self
+        if size % group and group % size:
+            raise ValueError(
+                f"microBatchSize {size} is neither a multiple nor a divisor of groupSize {group}, "
+                "so groups would be torn; change it, or set sharedPrompt to false"
+            )
+        per_update = self.prompts_per_step // self.updates_per_step
+        if per_update % self.resources.world_size:
+            raise ValueError(
+                f"promptsPerStep / updatesPerStep = {per_update} prompts do not share out over "
+                f"{self.resources.world_size} processes, so groups would be torn; change it, or "
+                "let sharedPrompt be false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_has_its_place(self) -> Self:
+        rollout = self.rollout
+        if rollout.engine != "vllm":
+            return self
+        if rollout.mode == "server" and rollout.server_url is None:
+            raise ValueError("rollout.mode is server, but rollout.serverUrl is not set")
+        if rollout.mode == "colocate" and self.resources.world_size % rollout.tensor_parallel_size:
+            raise ValueError(
+                f"{self.resources.world_size} processes are not a multiple of "
+                f"rollout.tensorParallelSize {rollout.tensor_parallel_size}"
             )
         return self
 

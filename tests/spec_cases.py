@@ -9,6 +9,10 @@ from typing import Any
 DROP = object()
 """The field is taken away."""
 
+NARROW = {"grpo.promptsPerStep": 1, "grpo.updatesPerStep": 1, "grpo.microBatchSize": 5}
+"""One prompt at a time, in two halves of its group."""
+SERVER = {"engine": "vllm", "mode": "server"}
+
 DATASET = {"name": "d.parquet"}
 BENCHMARKS = [{"name": "a", "dataset": DATASET}, {"name": "b", "dataset": DATASET}]
 
@@ -165,6 +169,30 @@ CASES = (
         False,
         {"grpo.promptsPerStep": 8, "grpo.updatesPerStep": 2, "grpo.microBatchSize": 30},
     ),
+    # groups
+    Case("half a group at once", True, {"grpo.microBatchSize": 5}),
+    Case("a torn group", False, {"grpo.microBatchSize": 4}),
+    Case("a torn group, not shared", True, {"grpo.microBatchSize": 4, "grpo.sharedPrompt": False}),
+    Case("more processes than prompts", False, {**NARROW, "grpo.resources.gpusPerNode": 2}),
+    Case(
+        "more processes than prompts, not shared",
+        True,
+        {**NARROW, "grpo.resources.gpusPerNode": 2, "grpo.sharedPrompt": False},
+    ),
+    # rollout
+    Case("a server", True, {"grpo.rollout": {**SERVER, "serverUrl": "http://vllm:8000"}}),
+    Case("a server without its address", False, {"grpo.rollout": SERVER}),
+    Case("no server without vLLM", True, {"grpo.rollout": {"mode": "server"}}),
+    Case("one GPU for two", False, {"grpo.rollout": {"engine": "vllm", "tensorParallelSize": 2}}),
+    Case(
+        "two GPUs for two",
+        True,
+        {
+            "grpo.rollout": {"engine": "vllm", "tensorParallelSize": 2},
+            "grpo.resources.gpusPerNode": 2,
+        },
+    ),
+    Case("preset: a server", False, {**PRESET, "grpo.rollout.mode": "server"}),
     # conversation
     Case(
         "least above greatest pixels",

@@ -65,6 +65,8 @@ def spec_rules() -> list[Rule]:
         _rule(conversation, "minPixels must not be greater than maxPixels", "conversation"),
         _sft_batch(),
         *_grpo_batch(),
+        *_grpo_groups(),
+        *_rollout(),
         *(rule for stage in ("sft", "grpo") for rule in _gate(stage)),
         _checkpoints(),
     ]
@@ -171,6 +173,8 @@ def _literal(value: Any) -> str:
     """A scalar in CEL, whose checker knows no number that is both an integer and a double."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        return f"'{value}'"
     assert isinstance(value, (int, float)), f"no CEL literal for {value!r}"
     return repr(value)
 
@@ -249,6 +253,41 @@ def _grpo_batch() -> Iterator[Rule]:
         f"!has(self.grpo) || {per_update} % {per_pass} == 0",
         "promptsPerStep x groupSize / updatesPerStep completions per update are not a multiple of "
         "microBatchSize x processes",
+        "grpo",
+    )
+
+
+def _grpo_groups() -> Iterator[Rule]:
+    size, group = value("grpo", "microBatchSize"), value("grpo", "groupSize")
+    alone = f"!has(self.grpo) || !{value('grpo', 'sharedPrompt')}"
+    yield _rule(
+        f"{alone} || {size} % {group} == 0 || {group} % {size} == 0",
+        "microBatchSize is neither a multiple nor a divisor of groupSize, so groups would be torn; "
+        "change it, or set sharedPrompt to false",
+        "grpo",
+    )
+    prompts, updates = value("grpo", "promptsPerStep"), value("grpo", "updatesPerStep")
+    yield _rule(
+        f"{alone} || ({prompts} / {updates}) % ({_processes('grpo')}) == 0",
+        "promptsPerStep / updatesPerStep prompts per update do not share out over the processes, "
+        "so groups would be torn; change it, or set sharedPrompt to false",
+        "grpo",
+    )
+
+
+def _rollout() -> Iterator[Rule]:
+    other = f"!has(self.grpo) || {value('grpo', 'rollout', 'engine')} != 'vllm'"
+    mode = value("grpo", "rollout", "mode")
+    yield _rule(
+        f"{other} || {mode} != 'server' || (has(self.grpo.rollout) && "
+        "has(self.grpo.rollout.serverUrl))",
+        "rollout.mode is server, but rollout.serverUrl is not set",
+        "grpo",
+    )
+    parallel = value("grpo", "rollout", "tensorParallelSize")
+    yield _rule(
+        f"{other} || {mode} != 'colocate' || {_processes('grpo')} % {parallel} == 0",
+        "the processes are not a multiple of rollout.tensorParallelSize",
         "grpo",
     )
 

@@ -27,7 +27,7 @@ def grpo(**changes):
         "groupSize": 10,
         "updatesPerStep": 4,
         "epochs": 2,
-        "microBatchSize": 4,
+        "microBatchSize": 10,
         "resources": {"gpusPerNode": 8},
     }
     return GRPO.parse({"dataset": DATASET, **paper, **changes})
@@ -58,7 +58,7 @@ def test_the_papers_sft_takes_the_upper_end_of_its_2391_to_2394_steps():
 def test_the_papers_grpo_takes_124_steps_496_updates_634880_rollouts():
     assert grpo_samplings_per_pass(grpo(), 31_818) == 62
     assert grpo_steps(grpo(), 31_818) == GRPOSteps(124, 496, 634_880)
-    assert accumulation(grpo()) == 40
+    assert accumulation(grpo()) == 16
 
 
 def test_holding_out_the_presets_rows_changes_no_step_of_grpo():
