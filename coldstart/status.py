@@ -42,6 +42,7 @@ class ErrorCode(StrEnum):
     CHECKPOINT_MISMATCH = "CheckpointMismatch"
     RESOURCES_MISSING = "ResourcesMissing"
     NON_FINITE = "NonFinite"
+    SELF_CHECK_FAILED = "SelfCheckFailed"
     GATE_REFUSED = "GateRefused"
     STORAGE_UNWRITABLE = "StorageUnwritable"
     STORAGE_FULL = "StorageFull"

@@ -64,6 +64,7 @@ GRPO_ARGS: Mapping[str, str] = {
     "eval_strategy": "probe",
     "generation_batch_size": "promptsPerStep",
     "loss_type": "loss.type",
+    "mask_truncated_completions": "truncated",
     "max_completion_length": "conversation.maxCompletionTokens",
     "num_generations": "groupSize",
     "num_iterations": "updatesPerStep",

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 from trl.trainer.grpo_config import GRPOConfig
-from trl.trainer.grpo_trainer import GRPOTrainer
 
 from coldstart import schedule
 from coldstart.spec import GRPO
@@ -18,15 +17,15 @@ from coldstart_trainer import data, loop, model, options, rewards, training
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.inputs import Input
 from coldstart_trainer.loop import Keeper, StageCallback, StageTrainer
+from coldstart_trainer.policy.groups import GroupTrainer
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.sampling import GroupSampler
 from coldstart_trainer.training import TrainingStage
 
 
-class Trainer(StageTrainer, GRPOTrainer):
-    """TRL's trainer with our saving, our order of prompts, and rollouts that survive a restart."""
+class Trainer(StageTrainer, GroupTrainer):
+    """Groups' trainer with our saving, our order of prompts, and rollouts through restarts."""
 
-    spec: GRPO
     updates_per_pass: int
 
     @property
@@ -48,7 +47,7 @@ class Trainer(StageTrainer, GRPOTrainer):
         """Keep the completions that later updates of this sampling step learn from."""
         done = self._step % self.passes_per_step
         if done and self._buffered_inputs is not None:
-            left = [_copied(batch) for batch in self._buffered_inputs[done:]]
+            left = self._buffered_inputs[done:]
             torch.save({"done": done, "batches": left}, self._rollout_file(directory))
 
     def restore_rollout(self, directory: Path) -> None:
@@ -99,6 +98,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
         scores.check(kept.data, conversation)
         callback = StageCallback(keeper, scores.counters)
         trainer = Trainer(
+            spec=spec,
             model=policy,
             reward_funcs=[*scores.functions],
             args=config,
@@ -106,7 +106,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
             processing_class=processor,
             callbacks=[callback],
         )
-        trainer.keeper, trainer.spec = keeper, spec
+        trainer.keeper = keeper
         trainer.updates_per_pass = per_pass * spec.updates_per_step
         if resume:
             trainer.restore_rollout(resume)
@@ -126,6 +126,7 @@ def arguments(stage: TrainingStage, spec: GRPO, steps: int) -> dict[str, Any]:
         "eval_strategy": "no",
         "generation_batch_size": spec.completions_per_step,
         "loss_type": spec.loss.type,
+        "mask_truncated_completions": spec.truncated == "mask",
         "max_completion_length": stage.order.spec.conversation.max_completion_tokens,
         "num_generations": spec.group_size,
         "num_iterations": 1,
@@ -165,11 +166,3 @@ def _samplings_per_pass(stage: TrainingStage, spec: GRPO, rows: int) -> int:
             f"lower promptsPerStep ({spec.prompts_per_step})",
         )
     return found
-
-
-def _copied(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch in memory of its own: saving a slice would save all that it is a slice of."""
-    return {
-        key: value.clone() if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }

@@ -1,0 +1,165 @@
+"""Attention over a packed row, in two parts: prefixes causally, segments over prefix and self.
+
+No mask over the whole row is ever made: it would cost what the packing saves. Two kernels stand
+behind one interface, `attend`: torch's scaled dot product on any device, and on a GPU, for long
+rows, its variable-length flash attention with the prefix's keys gathered for each segment.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from coldstart_trainer.shared.layout import Group, Layout
+
+NAME = "coldstart_shared"
+"""What the attention is called in a model's configuration."""
+
+VARLEN_FROM = 1024
+"""Tokens of a row from which the variable-length kernel is taken: below, its gathering costs more
+than the padding that it saves."""
+
+_VARLEN_TYPES = (torch.bfloat16, torch.float16)
+_VARLEN_HEAD = 256
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+    """Attention within the groups of a row.
+
+    Args:
+        query: (1, heads, T, head size).
+        key: (1, key heads, T, head size), where key heads divide heads.
+        value: the same.
+        layout: of T tokens.
+        scale: of the scores.
+
+    Returns:
+        (1, heads, T, head size).
+    """
+    if _varlen_fits(query, layout):
+        return _varlen(query, key, value, layout, scale)
+    return _dot_product(query, key, value, layout, scale)
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    group_layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """A layer's attention, as transformers calls it; without a layout it is that of `sdpa`."""
+    if group_layout is None:
+        found: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, **options
+        )
+        return found
+    result = attend(query, key, value, group_layout, options["scaling"])
+    return result.transpose(1, 2), None
+
+
+def register() -> None:
+    """Make the attention known to transformers under its name."""
+    AttentionInterface.register(NAME, attention_forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _dot_product(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+    repeats = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
+    # One split, whose backward pass is one concatenation; slices would each add to a whole row.
+    parts = iter(
+        zip(*(torch.split(x, layout.sizes, dim=2) for x in (query, key, value)), strict=True)
+    )
+    made: list[Tensor] = []
+    for group in layout.groups:
+        prefix = next(parts) if group.prefix else None
+        if prefix is not None:
+            made.append(_scaled(*prefix, is_causal=True, scale=scale))
+        if group.segments:
+            own = [next(parts) for _ in group.segments]
+            made += _segments(group, prefix, own, scale)
+    return torch.cat(made, dim=2)
+
+
+Part = tuple[Tensor, Tensor, Tensor]
+"""Query, key and value of a run of tokens."""
+
+
+def _segments(group: Group, prefix: Part | None, own: list[Part], scale: float) -> list[Tensor]:
+    """The segments of a group as one batch, padded at their ends, where nothing looks."""
+    longest, count = max(group.segments), len(group.segments)
+    query, key, value = (
+        torch.cat([pad(x, (0, 0, 0, longest - x.shape[2])) for x in kind])
+        for kind in zip(*own, strict=True)
+    )
+    if prefix is not None:
+        key, value = (
+            torch.cat([seen.expand(count, -1, -1, -1), x], dim=2)
+            for seen, x in ((prefix[1], key), (prefix[2], value))
+        )
+    mask = causal_lower_right(longest, group.prefix + longest)
+    result = _scaled(query, key, value, attn_mask=mask, scale=scale)
+    pieces = zip(torch.split(result, 1), group.segments, strict=True)
+    return [piece[:, :, :length] for piece, length in pieces]
+
+
+_scaled: Any = scaled_dot_product_attention
+
+
+def _varlen_fits(query: Tensor, layout: Layout) -> bool:
+    return (
+        query.is_cuda
+        and query.dtype in _VARLEN_TYPES
+        and query.shape[-1] <= _VARLEN_HEAD
+        and layout.length >= VARLEN_FROM
+    )
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+    varlen: Any = importlib.import_module(
+        "torch.nn.attention.varlen"
+    )  # newer than our oldest torch
+    seen, queries, keys = gathered(layout, query.device)
+    spans = layout.spans
+    result: Tensor = varlen.varlen_attn(
+        query[0].transpose(0, 1).contiguous(),
+        key[0].transpose(0, 1)[seen],
+        value[0].transpose(0, 1)[seen],
+        queries,
+        keys,
+        max(span.length for span in spans),
+        max(span.seen + span.length for span in spans),
+        scale=scale,
+        window_size=(-1, 0),  # causal, aligned with the last key
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return result.transpose(0, 1)[None]
+
+
+def gathered(layout: Layout, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+    """What variable-length attention takes a row apart by.
+
+    Returns:
+        the positions of the keys that each run of tokens sees, itself included, one run after the
+        other; where each run begins among the queries (int32, runs + 1); and among these keys.
+    """
+    starts = torch.tensor([(s.seen_start, s.seen, s.start, s.length) for s in layout.spans])
+    seen = [
+        torch.cat([torch.arange(first, first + many), torch.arange(own, own + length)])
+        for first, many, own, length in starts.tolist()
+    ]
+    queries = pad(starts[:, 3].cumsum(0), (1, 0)).to(device, torch.int32)
+    keys = pad((starts[:, 1] + starts[:, 3]).cumsum(0), (1, 0)).to(device, torch.int32)
+    return torch.cat(seen).to(device), queries, keys
