@@ -83,11 +83,11 @@ def pack(model: Any, batch: Batch, *, need_image: bool = False) -> Packed:
     images = [batch.images[block] for block in kept] if batch.images else []
     pixels = _joined(images)
     prompts, present = batch.prompt_ids[firsts], batch.prompt_mask[firsts].bool()
+    _refuse_final_image(model, prompts)
     positions = _positions(model, prompts, present, pixels)
     parts = _Parts()
     for place, block in enumerate(kept):
         tokens = prompts[place][present[place]]
-        _refuse_final_image(model, tokens)
         where = positions[:, place, present[place]]
         completions = [
             batch.completion_ids[index][: lengths[index]]
@@ -188,7 +188,7 @@ def _positions(model: Any, prompts: Tensor, present: Tensor, pixels: dict[str, T
     return positions
 
 
-def _refuse_final_image(model: Any, prompt: Tensor) -> None:
+def _refuse_final_image(model: Any, prompts: Tensor) -> None:
     image = getattr(model.config, "image_token_id", None)
-    if image is not None and int(prompt[-1]) == image:
+    if image is not None and bool((prompts[:, -1] == image).any()):
         raise ValueError("a prompt ends in an image: the chat template must end in text")
