@@ -20,6 +20,7 @@ from coldstart_trainer.architecture import ARCHITECTURES, ModelError, model_type
 __all__ = [
     "ModelError",
     "freeze",
+    "image_only_class",
     "image_token_ids",
     "image_tokens",
     "load_model",
@@ -183,11 +184,11 @@ def _image_only_processor(directory: Path, kind: str, conversation: Conversation
         max_pixels=conversation.max_pixels,
     )
     template = _chat_template(directory) or tokenizer.chat_template
-    return _image_only_class(kind)(images, tokenizer, chat_template=template)
+    return image_only_class(kind)(images, tokenizer, chat_template=template)
 
 
 @cache
-def _image_only_class(kind: str) -> type[Any]:
+def image_only_class(kind: str) -> type[Any]:
     """The stock processor class without its video half.
 
     It keeps the stock name, which `save_pretrained` writes as `processor_class`: from a name that
