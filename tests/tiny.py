@@ -159,15 +159,17 @@ def tiny_rows(tmp_path_factory) -> Path:
 def tiny_texts(tmp_path_factory) -> Path:
     """Rows without pictures: `texts.jsonl`, with sums to do."""
     directory = tmp_path_factory.mktemp("tiny-texts")
-    rows = [
-        {
-            "id": f"t{number}",
-            "problem": f"Add {number} 1.",
-            "answer": str(number + 1),
-            "response": f"{number}+1={number + 1}. The sum is \\boxed{{{number + 1}}}.",
-        }
-        for number in range(ROWS)
-    ]
+    rows = []
+    for number in range(ROWS):
+        digits = [number % 10] * (1 + number % 3)
+        rows.append(
+            {
+                "id": f"t{number}",
+                "problem": f"Add {' '.join(map(str, digits))}.",
+                "answer": str(sum(digits)),
+                "response": f"The sum is \\boxed{{{sum(digits)}}}.",
+            }
+        )
     (directory / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return directory / "texts.jsonl"
 
