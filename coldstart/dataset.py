@@ -22,7 +22,7 @@ class Columns(Contract):
 
 
 class Dataset(Contract):
-    """Rows of problems with images."""
+    """Rows of problems, with images or without."""
 
     name: Name
     """A hub id, or a `.parquet`, `.jsonl` or `.json` file, or a directory of them: beside the

@@ -42,7 +42,7 @@ class Stage(StrEnum):
 
 
 Part = Literal["vision", "aligner", "language"]
-"""A part of a vision-language model: vision tower, aligner (merger), language model."""
+"""A part of a model: vision tower, aligner (merger), language model; text models have the last."""
 
 CheckpointName = Literal["base", "sft", "grpo"]
 """A checkpoint that a run knows: the base model, or what a training stage ended with."""
@@ -53,7 +53,8 @@ class Model(Contract):
 
     name: Name
     """A hub id (`Qwen/Qwen2.5-VL-7B-Instruct`), or a directory: beside the run.yaml on one
-    machine, in the storage on a cluster."""
+    machine, in the storage on a cluster. Qwen2-VL, Qwen2.5-VL and Qwen3-VL are supported, and the
+    text models Qwen2, Qwen2.5 and Qwen3."""
     revision: Name | None = None
     """The commit of a hub id; always set it, since a branch moves."""
 
@@ -201,7 +202,8 @@ class TrainingSpec(StageSpec):
     micro_batch_size: Positive
     """Rows (SFT) or completions (GRPO) in one forward pass of one process."""
     freeze: Annotated[tuple[Part, ...], Field(max_length=3)] = ()
-    """Parts of the model that are not trained."""
+    """Parts of the model that are not trained; those that it lacks are passed over (a text model
+    has nothing but `language`)."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass instead of keeping them."""
     parallelism: Parallelism = Parallelism()
@@ -262,7 +264,8 @@ class SFT(TrainingSpec):
     micro_batch_size: Positive = 1
     """Rows in one forward pass of one process."""
     freeze: Annotated[tuple[Part, ...], Field(max_length=3)] = ("vision",)
-    """Parts of the model that are not trained."""
+    """Parts of the model that are not trained; those that it lacks are passed over (a text model
+    has nothing but `language`)."""
     eval_steps: Positive | None = None
     """Optimizer updates between two evaluations of the loss on the held-out rows."""
     packing: bool = True

@@ -47,6 +47,7 @@ _TRAINING = {
 SFT_ARGS: Mapping[str, str] = {
     **_TRAINING,
     "completion_only_loss": "dataset.columns.response",
+    "dataset_kwargs": "dataset",
     "eval_steps": "evalSteps",
     "eval_strategy": "evalSteps",
     "max_length": "conversation.maxCompletionTokens",

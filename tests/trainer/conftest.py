@@ -1,9 +1,24 @@
 """What every test of the trainer starts from: the tiny model, its processor, rows, pictures."""
 
 import pytest
-from tiny import png, tiny_model, tiny_rows
+from tiny import (
+    png,
+    tiny_model,
+    tiny_qwen2,
+    tiny_qwen3,
+    tiny_qwen3_vl,
+    tiny_rows,
+    tiny_texts,
+)
 
-__all__ = ["tiny_model", "tiny_rows"]
+__all__ = [
+    "tiny_model",
+    "tiny_qwen2",
+    "tiny_qwen3",
+    "tiny_qwen3_vl",
+    "tiny_rows",
+    "tiny_texts",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,12 +22,19 @@ def test_images_come_first_without_marks_and_in_place_with_them():
         return [part.get("text", "[image]") for part in content[-1]["content"]]
 
     assert parts("q", 2) == ["[image]", "[image]", "q"]
-    assert parts("q", 0, " s") == ["q s"]
     assert parts("a <image> b <image>", 2, " s") == ["a ", "[image]", " b ", "[image]", " s"]
     assert parts("<image><image>c", 2) == ["[image]", "[image]", "c"]
 
 
-@pytest.mark.parametrize(("problem", "images"), [("<image>", 2), ("<image><image>", 1)])
+def test_a_content_without_images_is_a_plain_string():
+    spec = Conversation(system="be brief", suffix=" s")
+    found = [message["content"] for message in chat.with_response("q", 0, "r", spec)]
+    assert found == ["be brief", "q s", "r"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "images"), [("<image>", 2), ("<image><image>", 1), ("<image>", 0)]
+)
 def test_marks_unlike_images_are_refused(problem, images):
     with pytest.raises(ValueError, match="marks for"):
         chat.prompt(problem, images, PLAIN)
@@ -106,10 +113,9 @@ def test_pixels_are_the_same_in_sft_and_evaluation(rows, processor, conversation
 
 def test_rendered_text_is_what_the_template_makes_of_plain_strings(processor, conversation):
     """Parts and strings are two ways to write the same thing."""
-    parts = chat.with_response("q", 0, "r", conversation)
-    strings = [
-        {"role": message["role"], "content": message["content"][0]["text"]} for message in parts
-    ]
+    strings = chat.with_response("q", 0, "r", conversation)
+    parts = prepare_multimodal_messages(strings)
+    assert parts != strings
     rendered = [processor.apply_chat_template(m, tokenize=False) for m in (parts, strings)]
     assert rendered[0] == rendered[1]
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from coldstart.spec import Conversation
 from coldstart.status import ErrorCode
 from coldstart_trainer import conversation as chat
 from coldstart_trainer.images import ImageError, facts
-from coldstart_trainer.model import image_tokens
+from coldstart_trainer.model import image_tokens, sees_images, tokenizer_of
 from coldstart_trainer.sources import DataError, Source
 
 BATCH = 256
@@ -105,7 +106,7 @@ def prompt_lengths(
     if not prompts:
         return []
     texts = processor.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
-    ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = tokenizer_of(processor)(texts, add_special_tokens=False)["input_ids"]
     # Each image is one placeholder in the text, which becomes its pixels' tokens.
     return [
         len(row) - _image_parts(prompt) + tokens
@@ -119,12 +120,14 @@ def is_absent(answer: str | None) -> bool:
 
 
 def _image_parts(prompt: chat.Messages) -> int:
-    return sum(part["type"] == "image" for message in prompt for part in message["content"])
+    contents = [message["content"] for message in prompt]
+    parts = chain.from_iterable(content for content in contents if isinstance(content, list))
+    return sum(part["type"] == "image" for part in parts)
 
 
 def _special_tokens(processor: Any) -> tuple[str, ...]:
     """What would be read as markup if it stood in a text."""
-    added = processor.tokenizer.added_tokens_decoder.values()
+    added = tokenizer_of(processor).added_tokens_decoder.values()
     return tuple(str(token) for token in added if token.special)
 
 
@@ -145,6 +148,12 @@ def _checked(row: int, source: Source, table: Table, terms: Terms) -> _Row:
     elif terms.target == "answer" and is_absent(texts["answer"]):
         shown = repr(texts["answer"]) if (texts["answer"] or "").strip() else "empty"
         column, problem = names.answer, f"is {shown}: remove the row, or give it an answer"
+    elif images and not sees_images(terms.processor):
+        column = names.images
+        problem = (
+            f"has {len(images)} images, but the model is a text model: take rows without images, "
+            "or a vision-language model in spec.model.name"
+        )
     elif marks and marks != len(images):
         column = names.problem
         problem = f"has {marks} {chat.IMAGE_MARK} marks, but there are {len(images)} images"
@@ -203,5 +212,5 @@ def _response_lengths(rows: list[_Row], terms: Terms) -> list[int]:
     if terms.target != "response" or not rows:
         return [0] * len(rows)
     texts = [item.texts["response"] for item in rows]
-    ids = terms.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = tokenizer_of(terms.processor)(texts, add_special_tokens=False)["input_ids"]
     return [len(row) + 1 for row in ids]

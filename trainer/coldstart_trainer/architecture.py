@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
+from coldstart.spec import Part
 from coldstart.status import ErrorCode
 
 ARCHITECTURES = {
@@ -12,7 +16,15 @@ ARCHITECTURES = {
     "qwen2_5_vl": "Qwen2_5_VLProcessor",
     "qwen3_vl": "Qwen3VLProcessor",
 }
-"""The model types that are supported, with the stock class of their processor."""
+"""The vision-language models that are supported, with the stock class of their processor."""
+
+TEXT_ARCHITECTURES = ("qwen2", "qwen3")
+"""The text models that are supported; they have a tokenizer where the others have a processor."""
+
+PARTS: tuple[Part, ...] = get_args(Part)
+"""Every part of a vision-language model; each parameter belongs to exactly one."""
+
+log = logging.getLogger(__name__)
 
 
 class ModelError(ValueError):
@@ -37,10 +49,37 @@ def model_type(directory: Path) -> str:
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+    if kind not in (*ARCHITECTURES, *TEXT_ARCHITECTURES):
         raise ModelError(
             f"{path}: model_type {kind!r} is not supported; it must be a vision-language model "
-            f"of one of: {known}"
+            f"({', '.join(ARCHITECTURES)}) or a text model ({', '.join(TEXT_ARCHITECTURES)})"
         )
     return str(kind)
+
+
+def parts(kind: str) -> tuple[Part, ...]:
+    """The parts that a model of this type has."""
+    return PARTS if kind in ARCHITECTURES else ("language",)
+
+
+def require_trainable(directory: Path, frozen: Iterable[Part], field: str) -> None:
+    """Refuse to freeze all that a model has, before it is loaded.
+
+    Args:
+        directory: the model's.
+        frozen: what the spec says. Parts that the model does not have are passed over: freezing
+            them is the default, and changes nothing.
+        field: the path of `freeze` in the spec, for errors.
+
+    Raises:
+        ModelError: nothing would be left to train.
+    """
+    kind = model_type(directory)
+    own, named = parts(kind), tuple(frozen)
+    if set(own) <= set(named):
+        raise ModelError(
+            f"{field}: freezes {', '.join(own)}, which is all that a {kind} model has: "
+            "nothing would be trained"
+        )
+    if absent := [part for part in named if part not in own]:
+        log.info("%s: a %s model has no %s", field, kind, " and no ".join(absent))

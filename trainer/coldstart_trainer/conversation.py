@@ -1,7 +1,8 @@
 """How a problem becomes chat messages: the same in SFT, GRPO and evaluation; tokens come later.
 
-Contents are lists of parts, never plain strings: that is the one form in which an image can stand
-in the middle of a problem, and which TRL passes on as it is.
+A content without images is a plain string: the templates of text models take nothing else, and
+some read nothing, without an error, where it is none. With images it is a list of parts, the one
+form in which an image can stand in the middle of a problem. TRL passes both on as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ TEXTS = ("problem", "answer", "response")
 """The columns of a row that hold text."""
 
 Messages = list[dict[str, Any]]
-"""Chat messages: `{"role": …, "content": [part, …]}`."""
+"""Chat messages: `{"role": …, "content": …}`, the content a string or a list of parts."""
+
+Content = str | list[dict[str, Any]]
 
 
 def prompt(problem: str, images: int, conversation: Conversation) -> Messages:
@@ -32,13 +35,13 @@ def prompt(problem: str, images: int, conversation: Conversation) -> Messages:
     Raises:
         ValueError: there are marks, but not as many as images.
     """
-    messages = [_message("system", [_text(conversation.system)])] if conversation.system else []
-    return [*messages, _message("user", _user_parts(problem, images, conversation.suffix))]
+    messages = [_message("system", conversation.system)] if conversation.system else []
+    return [*messages, _message("user", _user_content(problem, images, conversation.suffix))]
 
 
 def response(text: str) -> Messages:
     """The messages that answer it: one, of the assistant."""
-    return [_message("assistant", [_text(text)])]
+    return [_message("assistant", text)]
 
 
 def with_response(problem: str, images: int, text: str, conversation: Conversation) -> Messages:
@@ -59,13 +62,15 @@ def _content_text(content: Any) -> str:
     return "".join(part.get("text") or "" for part in content or ())
 
 
-def _user_parts(problem: str, images: int, suffix: str) -> list[dict[str, Any]]:
+def _user_content(problem: str, images: int, suffix: str) -> Content:
     pieces = problem.split(IMAGE_MARK)
     marks = len(pieces) - 1
+    if marks not in (0, images):
+        raise ValueError(f"{marks} {IMAGE_MARK} marks for {images} images")
+    if images == 0:
+        return problem + suffix
     if marks == 0:
         return [_image() for _ in range(images)] + _texts(problem + suffix)
-    if marks != images:
-        raise ValueError(f"{marks} {IMAGE_MARK} marks for {images} images")
     parts = _texts(pieces[0])
     for piece in pieces[1:-1]:
         parts += [_image(), *_texts(piece)]
@@ -73,16 +78,12 @@ def _user_parts(problem: str, images: int, suffix: str) -> list[dict[str, Any]]:
 
 
 def _texts(text: str) -> list[dict[str, Any]]:
-    return [_text(text)] if text else []
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
+    return [{"type": "text", "text": text}] if text else []
 
 
 def _image() -> dict[str, Any]:
     return {"type": "image"}
 
 
-def _message(role: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+def _message(role: str, content: Content) -> dict[str, Any]:
     return {"role": role, "content": content}

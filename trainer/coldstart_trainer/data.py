@@ -6,6 +6,7 @@ in each image's header.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets.table import InMemoryTable
 
 from coldstart.dataset import Dataset
@@ -34,7 +36,7 @@ from coldstart_trainer.admission import (
     prompt_lengths,
 )
 from coldstart_trainer.images import STORAGE, facts
-from coldstart_trainer.model import image_tokens
+from coldstart_trainer.model import image_tokens, sees_images
 from coldstart_trainer.sources import DataError
 
 __all__ = ["DataError", "Rows", "conversations", "load", "prompt_tokens", "split"]
@@ -49,9 +51,11 @@ _FEATURES = {
 }
 
 _REMEDIES = {
-    "prompt_too_long": "raise spec.conversation.maxPromptTokens, or lower maxPixels",
+    "prompt_too_long": "raise spec.conversation.maxPromptTokens, or lower maxPixels for images",
     "response_too_long": "raise spec.conversation.maxCompletionTokens",
 }
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,15 @@ def load(
     if not rows:
         raise DataError(ErrorCode.DATASET_INVALID, f"{field}.name: {dataset.name} is empty")
     table = _typed(source.table, target, field)
+    if sees_images(processor) and not pc.max(pc.list_value_length(table["images"])).as_py():
+        log.warning(
+            "%s: no row of %s has an image, so the vision tower is not used; if there should be "
+            "some, name their column in %s.columns.images (%r)",
+            field,
+            dataset.name,
+            field,
+            dataset.columns.images,
+        )
     terms = Terms(processor, conversation, target, dataset.columns, field)
     order, wanted = _draw(rows, dataset.limit, seed)
     tally = admitted(source, table, order, wanted, terms)

@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from coldstart.spec import Conversation, Decoding
 from coldstart_trainer import conversation as chat
 from coldstart_trainer.data import prompt_tokens
-from coldstart_trainer.model import image_token_ids
+from coldstart_trainer.model import image_token_ids, tokenizer_of
 
 Key = tuple[int, int]
 """A row, and which of its responses."""
@@ -107,17 +107,19 @@ def generate(
 def encode(processor: Any, batch: Mapping[str, Any], conversation: Conversation) -> Any:
     """The tensors that ask the problems of a batch: padded on the left, with the pixels."""
     images = batch["images"]
+    # A tokenizer knows no such argument, not even an absent one.
+    pixels = {"images": [list(pictures) for pictures in images]} if any(images) else {}
     prompts = [
         chat.prompt(problem, len(pictures), conversation)
         for problem, pictures in zip(batch["problem"], images, strict=True)
     ]
     return processor(
         text=processor.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True),
-        images=[list(pictures) for pictures in images] if any(images) else None,
         padding=True,
         padding_side="left",
         add_special_tokens=False,
         return_tensors="pt",
+        **pixels,
     )
 
 
@@ -172,12 +174,12 @@ def _batch_seed(seed: int, number: int) -> int:
 def _completion(key: Key, ids: list[int], ends: set[int], processor: Any) -> Completion:
     end = next((place for place, token in enumerate(ids) if token in ends), None)
     own = ids if end is None else ids[: end + 1]
-    text = processor.tokenizer.decode(own, skip_special_tokens=True)
+    text = tokenizer_of(processor).decode(own, skip_special_tokens=True)
     return Completion(*key, text=text, tokens=len(own), truncated=end is None)
 
 
 def _config(model: Any, processor: Any, conversation: Conversation, decoding: Decoding) -> Any:
-    tokenizer = processor.tokenizer
+    tokenizer = tokenizer_of(processor)
     sampled = decoding.temperature > 0
     limit = decoding.max_completion_tokens or conversation.max_completion_tokens
     options: dict[str, Any] = {
@@ -186,7 +188,7 @@ def _config(model: Any, processor: Any, conversation: Conversation, decoding: De
         "eos_token_id": _ends(model, tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         # A sampled image token would be taken for an image that is not there.
-        "suppress_tokens": image_token_ids(processor),
+        "suppress_tokens": image_token_ids(processor) or None,
         "disable_compile": True,
     }
     if sampled:

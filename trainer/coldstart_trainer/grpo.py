@@ -81,6 +81,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     training.require_devices(stage)
     training.join(stage)
     conversation = order.spec.conversation
+    model.require_trainable(source.directory, spec.freeze, f"{stage.field}.freeze")
     processor = model.load_processor(source.directory, conversation)
     rows = training.load_rows(stage, spec.dataset, "answer", processor, "dataset")
     kept, held = data.split(rows, spec.held_out, spec.seed)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -15,11 +15,20 @@ from safetensors import SafetensorError
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from coldstart.spec import Conversation, Part
-from coldstart_trainer.architecture import ARCHITECTURES, ModelError, model_type
+from coldstart_trainer.architecture import (
+    ARCHITECTURES,
+    PARTS,
+    TEXT_ARCHITECTURES,
+    ModelError,
+    model_type,
+    require_trainable,
+)
 
 __all__ = [
+    "PARTS",
     "ModelError",
     "freeze",
+    "image_only_class",
     "image_token_ids",
     "image_tokens",
     "load_model",
@@ -27,25 +36,27 @@ __all__ = [
     "model_type",
     "parameter_counts",
     "part_of",
+    "require_trainable",
+    "sees_images",
+    "tokenizer_of",
 ]
-
-PARTS: tuple[Part, ...] = get_args(Part)
-"""Every part of a model; each parameter belongs to exactly one."""
 
 _IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 
 
 def load_processor(directory: Path, conversation: Conversation) -> Any:
-    """The processor of a model directory, its pixels bounded by the conversation, left-padding.
+    """The processor of a model directory, left-padding; for a text model that is its tokenizer.
 
-    It is the stock class without its video half, which no stage uses and which cannot be loaded
-    where torchvision is not: images are then resized by Pillow instead.
+    Either is what TRL's trainers take as `processing_class`. That of a vision-language model has
+    its pixels bounded by the conversation. It is the stock class without its video half, which no
+    stage uses and which cannot be loaded where torchvision is not: images are then resized by
+    Pillow instead.
 
     Raises:
         ModelError: the directory has no usable processor, or another architecture.
     """
     kind = model_type(directory)
-    if not any((directory / name).is_file() for name in _IMAGE_SETTINGS):
+    if kind in ARCHITECTURES and not any((directory / name).is_file() for name in _IMAGE_SETTINGS):
         raise ModelError(
             f"{directory} has no image processor ({' or '.join(_IMAGE_SETTINGS)}): "
             "copy the processor's files of the base model into it"
@@ -57,13 +68,23 @@ def load_processor(directory: Path, conversation: Conversation) -> Any:
             "copy the tokenizer's files of the base model into it"
         )
     try:
-        processor = _image_only_processor(directory, kind, conversation)
+        processor = _processor(directory, kind, conversation)
     except (OSError, ValueError, TypeError, KeyError) as error:
         # The library reports a damaged settings file in any of these ways.
         raise ModelError(f"{directory}: the processor cannot be loaded: {error}") from error
     _check_processor(processor, directory)
-    processor.tokenizer.padding_side = "left"
+    tokenizer_of(processor).padding_side = "left"
     return processor
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer of what `load_processor` gives, which for a text model is the tokenizer."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def sees_images(processor: Any) -> bool:
+    """Whether it can take images: whether the model is a vision-language model."""
+    return hasattr(processor, "image_processor")
 
 
 def load_model(
@@ -80,10 +101,13 @@ def load_model(
     Raises:
         ModelError: another architecture, weights that are missing, torn or of another shape.
     """
-    model_type(directory)
+    kind = model_type(directory)
+    factory: Any = transformers.AutoModelForImageTextToText
+    if kind in TEXT_ARCHITECTURES:
+        factory = transformers.AutoModelForCausalLM
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     try:
-        loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = factory.from_pretrained(
             directory, dtype=dtype, output_loading_info=True, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -128,7 +152,7 @@ def freeze(model: Any, parts: Iterable[Part]) -> dict[Part, int]:
         parameter.requires_grad_(part_of(name) not in frozen)
     trained = {part: n for part, n in parameter_counts(model).items() if part not in frozen}
     if not any(trained.values()):
-        raise ModelError(f"freeze names every part ({', '.join(sorted(frozen))}): nothing to train")
+        raise ModelError(f"{', '.join(sorted(frozen))} are frozen: there is nothing to train")
     return trained
 
 
@@ -142,8 +166,13 @@ def parameter_counts(model: Any) -> dict[Part, int]:
 
 
 def image_token_ids(processor: Any) -> list[int]:
-    """Tokens that stand for pixels: a response that held one would be read as an image."""
-    vocabulary = processor.tokenizer.get_vocab()
+    """Tokens that stand for pixels: a response that held one would be read as an image.
+
+    There are none for a text model, whatever names its vocabulary has.
+    """
+    if not sees_images(processor):
+        return []
+    vocabulary = tokenizer_of(processor).get_vocab()
     names = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     return [vocabulary[name] for name in names if name in vocabulary]
 
@@ -171,8 +200,10 @@ def _has_torchvision() -> bool:
     return True
 
 
-def _image_only_processor(directory: Path, kind: str, conversation: Conversation) -> Any:
+def _processor(directory: Path, kind: str, conversation: Conversation) -> Any:
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    if kind in TEXT_ARCHITECTURES:
+        return tokenizer
     backend: Any = Qwen2VLImageProcessorPil
     if _has_torchvision():
         backend = transformers.Qwen2VLImageProcessor
@@ -183,11 +214,11 @@ def _image_only_processor(directory: Path, kind: str, conversation: Conversation
         max_pixels=conversation.max_pixels,
     )
     template = _chat_template(directory) or tokenizer.chat_template
-    return _image_only_class(kind)(images, tokenizer, chat_template=template)
+    return image_only_class(kind)(images, tokenizer, chat_template=template)
 
 
 @cache
-def _image_only_class(kind: str) -> type[Any]:
+def image_only_class(kind: str) -> type[Any]:
     """The stock processor class without its video half.
 
     It keeps the stock name, which `save_pretrained` writes as `processor_class`: from a name that
@@ -220,6 +251,5 @@ def _chat_template(directory: Path) -> str | None:
 def _check_processor(processor: Any, directory: Path) -> None:
     if not processor.chat_template:
         raise ModelError(f"{directory} has no chat template: copy chat_template.jinja into it")
-    vocabulary = processor.tokenizer.get_vocab()
-    if "<|image_pad|>" not in vocabulary:
+    if sees_images(processor) and "<|image_pad|>" not in tokenizer_of(processor).get_vocab():
         raise ModelError(f"{directory}: its tokenizer has no token <|image_pad|>")

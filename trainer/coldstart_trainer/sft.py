@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import TrainerState
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from coldstart import schedule
-from coldstart.spec import SFT
+from coldstart.spec import SFT, Conversation
 from coldstart.stage import StageOrder, StageResult
-from coldstart_trainer import data, loop, model, options, training
+from coldstart_trainer import data, loop, model, options, text_rows, training
 from coldstart_trainer.inputs import Input
 from coldstart_trainer.loop import Keeper, StageCallback, StageTrainer
 from coldstart_trainer.progress import ProgressLog
@@ -56,6 +57,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     training.require_devices(stage)
     training.join(stage)
     conversation = order.spec.conversation
+    model.require_trainable(source.directory, spec.freeze, f"{stage.field}.freeze")
     processor = model.load_processor(source.directory, conversation)
     rows = training.load_rows(stage, spec.dataset, "response", processor, "dataset")
     kept, held = data.split(rows, spec.held_out, spec.seed)
@@ -70,8 +72,8 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     trainer = Trainer(
         model=policy,
         args=config,
-        train_dataset=data.conversations(kept.data, conversation),
-        eval_dataset=data.conversations(held.data, conversation) if len(held) else None,
+        train_dataset=learnable(kept.data, processor, conversation),
+        eval_dataset=learnable(held.data, processor, conversation) if len(held) else None,
         processing_class=processor,
         callbacks=[callback],
     )
@@ -85,10 +87,18 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     return training.finish(trainer, stage, (rows.entry,), metrics)
 
 
+def learnable(rows: Dataset, processor: Any, conversation: Conversation) -> Dataset:
+    """The rows as SFTTrainer takes them for this kind of model."""
+    if model.sees_images(processor):
+        return data.conversations(rows, conversation)
+    return text_rows.tokenized(rows, processor, conversation)
+
+
 def arguments(stage: TrainingStage, spec: SFT, steps: int, held_out: int) -> dict[str, Any]:
     """The options of SFTConfig that the spec owns, each with its value."""
     return options.common_arguments(stage, steps) | {
         "completion_only_loss": True,
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # rows are made when they are asked for
         "eval_steps": spec.eval_steps,
         "eval_strategy": "steps" if spec.eval_steps and held_out else "no",
         "max_length": None,  # TRL's default of 1,024 cuts into the image tokens
