@@ -50,6 +50,8 @@ _FEATURES = {
     "choices": datasets.List(datasets.Value("string")),
 }
 
+_IMAGE = datasets.Image()
+
 _REMEDIES = {
     "prompt_too_long": "raise spec.conversation.maxPromptTokens, or lower maxPixels for images",
     "response_too_long": "raise spec.conversation.maxCompletionTokens",
@@ -138,9 +140,12 @@ def split(rows: Rows, held_out: float, seed: int) -> tuple[Rows, Rows]:
 def conversations(data: datasets.Dataset, conversation: Conversation) -> datasets.Dataset:
     """The rows as TRL takes them: with `prompt`, and `completion` where there is a response.
 
-    They are made when a row is asked for, so images are neither decoded nor copied before.
+    They are made when a row is asked for, so images are neither decoded nor copied before. We
+    decode them ourselves: `datasets` 5 decodes the first image of every list twice, to see whether
+    it is one (`decode_nested_example`).
     """
-    return data.with_transform(partial(_with_messages, conversation=conversation))
+    encoded = data.cast_column("images", datasets.List(datasets.Image(decode=False)))
+    return encoded.with_transform(partial(_with_messages, conversation=conversation))
 
 
 def prompt_tokens(data: datasets.Dataset, processor: Any, conversation: Conversation) -> list[int]:
@@ -165,7 +170,8 @@ def _image_tokens(processor: Any, value: dict[str, Any]) -> int:
 def _with_messages(batch: dict[str, list[Any]], conversation: Conversation) -> dict[str, list[Any]]:
     pairs = zip(batch["problem"], batch["images"], strict=True)
     prompts = [chat.prompt(problem, len(images), conversation) for problem, images in pairs]
-    batch = {**batch, "prompt": prompts}
+    images = [[_IMAGE.decode_example(value) for value in values] for values in batch["images"]]
+    batch = {**batch, "prompt": prompts, "images": images}
     if "response" in batch:
         batch["completion"] = [chat.response(text) for text in batch["response"]]
     return batch

@@ -57,14 +57,12 @@ class GroupTrainer(ScoringTrainer):
         bare = [{k: v for k, v in row.items() if k != "images"} for row in inputs]
         batch: dict[str, Any] = super()._generate_and_score_completions(bare)
         batch["pixel_values"] = list(self.pixels)
+        self.checked = self.checked or self.check_sharing(batch)
         if self.left_out is not None:
             kept = batch["completion_mask"] * ~self.left_out[:, None]
             batch["completion_mask"] = kept
             batch["num_items_in_batch"] = self.accelerator.gather(kept.sum()).sum()
         self.pixels, self.left_out = (), None
-        if not self.checked:
-            self.check_sharing(batch)
-            self.checked = True
         return batch
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ class Rollout:
     """Completions of one process, in blocks of a group; one entry of each list for each."""
 
     rows: list[dict[str, Any]]
-    """What was asked; the same object for the whole group."""
+    """What was asked."""
     prompt_ids: list[list[int]]
     """The prompts' tokens."""
     completion_ids: list[list[int]]

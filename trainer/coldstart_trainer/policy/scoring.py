@@ -103,8 +103,11 @@ class ScoringTrainer(GRPOTrainer):
             torch.stack(losses).mean() if options.get("compute_aux_loss") else None,
         )
 
-    def check_sharing(self, batch: dict[str, Any]) -> None:
+    def check_sharing(self, batch: dict[str, Any]) -> bool:
         """Score one group of a batch with and without sharing, and log the greatest difference.
+
+        Returns:
+            whether there was a token to compare, in any process.
 
         Raises:
             StageFailure: it is above the tolerance (SelfCheckFailed).
@@ -125,7 +128,12 @@ class ScoringTrainer(GRPOTrainer):
                 for i in range(len(ids))
             ]
         difference = (shared - torch.cat(alone)).abs()[mask[:, -keep:].bool()]
-        found = float(self.accelerator.gather(difference.max()[None]).max())
+        # NaN, which is no difference to accept, is the greatest there is.
+        greatest = torch.cat([difference.new_zeros(1), difference]).max()
+        compared = torch.tensor(difference.numel(), device=greatest.device)
+        if not int(self.accelerator.reduce(compared)):
+            return False
+        found = float(self.accelerator.gather(greatest[None]).max())
         self._metrics["train"][SELF_CHECK].append(found)
         tolerance = self.spec.self_check_tolerance or TOLERANCE[self.spec.precision]
         if not found <= tolerance:
@@ -135,6 +143,7 @@ class ScoringTrainer(GRPOTrainer):
                 f"those without it by {found:.3g} nats (at most {tolerance:g}): set it to false, "
                 "or raise selfCheckTolerance",
             )
+        return True
 
     def _shared(
         self,

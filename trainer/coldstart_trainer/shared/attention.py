@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -109,7 +108,8 @@ def _segments(group: Group, prefix: Part | None, own: list[Part], scale: float) 
             torch.cat([seen.expand(count, -1, -1, -1), x], dim=2)
             for seen, x in ((prefix[1], key), (prefix[2], value))
         )
-    mask = causal_lower_right(longest, group.prefix + longest)
+    # Causal, aligned with the last key: the prefix is before all of it.
+    mask = query.new_ones((longest, group.prefix + longest), dtype=torch.bool).tril(group.prefix)
     result = _scaled(query, key, value, attn_mask=mask, scale=scale)
     pieces = zip(torch.split(result, 1), group.segments, strict=True)
     return [piece[:, :, :length] for piece, length in pieces]
