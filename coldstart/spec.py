@@ -104,8 +104,8 @@ class Resources(Contract):
     gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 1
     """GPUs on each, one process per GPU; 0 trains on the CPU with one process."""
     gpu_memory: GpuMemory | None = None
-    """Memory of one GPU, as a Kubernetes quantity (`80Gi`); a stage that cannot fit into it is
-    refused before it starts. Absent: `coldstart validate` says what would fit."""
+    """Memory of one GPU, as a Kubernetes quantity (`80Gi`): `coldstart validate` and `coldstart
+    run` refuse a stage that cannot fit into it. Absent: `validate` says what it would fit."""
     cpu: Name | None = None
     """CPU request of each pod, as a Kubernetes quantity."""
     memory: Name | None = None

@@ -17,7 +17,7 @@ from coldstart.memory.activations import AUTOCAST, PLAIN_BF16, PLAIN_FP32, Load,
 from coldstart.memory.quantity import GIB
 from coldstart.memory.shapes import Shape
 from coldstart.memory.states import States, Training
-from coldstart.spec import GRPO, SFT, Conversation, Evaluation, StageSpec, TrainingSpec
+from coldstart.spec import GRPO, Conversation, Evaluation, StageSpec, TrainingSpec
 
 CONTEXT = 2 * GIB
 """Estimate: CUDA context, cuBLAS and NCCL buffers, and what a card has less than it is called."""
@@ -175,8 +175,8 @@ class Stage:
             self.shape.language, load, self._widths, trained="language" not in frozen
         )
         asleep = self._vllm(awake=False)
-        update = Phase(
-            "update",
+        backward = Phase(
+            "backward",
             self._resident
             | {
                 "copies of weights": states.copies,
@@ -188,7 +188,7 @@ class Stage:
             | asleep,
         )
         step = {"gradients": states.gradients, "optimizer's work": states.step}
-        phases = (update, Phase("optimizer", self._resident | step | asleep))
+        phases = (backward, Phase("optimizer", self._resident | step | asleep))
         if not spec.probe.size:
             return phases
         answers = min(PROBE_BATCH, spec.probe.size)

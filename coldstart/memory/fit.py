@@ -102,21 +102,21 @@ def _problem(stage: Stage) -> tuple[str, str] | None:
     if stage.card is None or not stage.gpu:
         return None
     if stage.colocated and stage.share < stage.engine:
-        return (
-            "rollout.gpuMemoryUtilization",
+        message = (
             f"{shown(stage.share)} of a GPU's {shown(stage.card)} are too little for vLLM, which "
-            f"needs {shown(stage.engine)} for weights, one sequence and its own work",
+            f"needs {shown(stage.engine)} for weights, one sequence and its own work"
         )
+        return "rollout.gpuMemoryUtilization", message
     peak = stage.peak
     if peak.total <= stage.card:
         return None
     largest = sorted(peak.parts.items(), key=lambda part: -part[1])[:NAMED]
     parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest)
-    return (
-        "resources.gpuMemory",
+    message = (
         f"a GPU of {shown(stage.card)} cannot hold phase {peak.name!r}, which takes "
-        f"{shown(peak.total)} ({parts})",
+        f"{shown(peak.total)} ({parts})"
     )
+    return "resources.gpuMemory", message
 
 
 def _least(stage: Stage, changes: tuple[Change, ...]) -> Remedy:
@@ -173,9 +173,13 @@ def _smaller_batch(spec: StageSpec) -> Iterator[Change]:
 
 
 def _rollout(spec: StageSpec) -> Iterator[Change]:
-    if not isinstance(spec, GRPO) or spec.rollout.engine != "vllm":
+    if not isinstance(spec, GRPO):
         return
     rollout = spec.rollout
+    if rollout.engine != "vllm":
+        if spec.resources.gpus_per_node:
+            yield "rollout.engine", "vllm"
+        return
     if not rollout.sleep:
         yield "rollout.sleep", True
     shares = [number / 20 for number in range(19, 1, -1)]

@@ -218,9 +218,9 @@ def shape(config: Mapping[str, Any]) -> Shape:
         ShapeError: a key is missing, or the architecture is another one.
         TypeError: a value has another type than it should.
     """
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in _LANGUAGE:
-        raise ShapeError(f"models of type {kind!r} are not estimated")
+        raise ShapeError(f"models of type {kind} are not estimated")
     text = config.get("text_config") or config
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     language = _language({**_LANGUAGE[kind], **text}, kind, bool(tied))
