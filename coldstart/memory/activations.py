@@ -15,8 +15,8 @@ from coldstart.memory.shapes import Language, Shape, Vision
 FP32, BF16 = 4, 2
 
 HEAD_TOKENS, HEAD_COLUMNS = 4096, 32768
-"""TRL 1.16 computes logits in tiles of at most so many tokens and so much of the vocabulary
-(`trl.kernels.chunked_logprob`, `trl.trainer.utils`)."""
+"""TRL 1.16 computes logits in a tile of at most so many tokens and always so many columns, however
+small the vocabulary is (`trl.kernels.chunked_logprob`, `trl.trainer.utils`)."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ class Load:
     """Those that stand for pixels, of images that are encoded."""
     scored: int
     """Tokens whose log-probability is computed."""
+    masked: int = 0
+    """Numbers of the mask: the square of the length of each row that is padded."""
 
 
 def layer(model: Language, widths: Widths) -> int:
     """Bytes per token that one decoder layer keeps without gradient checkpointing.
 
-    Keys and values are counted once for each query head: with a padding mask, SDPA gets them
-    repeated.
+    Keys and values are counted once for each query head: with a mask, SDPA gets them repeated.
     """
     c, h = widths.compute, model.hidden
     norms = h * (widths.rms_norm(widths.stream, 3) + widths.rms_norm(widths.stream, 2))
@@ -108,7 +109,8 @@ def kept(
     again, so the largest one counts in full. A tower that is frozen keeps nothing.
     """
     model, vision = shape.language, shape.vision
-    one = layer(model, widths) * load.tokens
+    # Each layer has SDPA turn the mask into numbers of its own.
+    one = layer(model, widths) * load.tokens + widths.compute * load.masked
     bottom = widths.stream * model.hidden * load.tokens
     stored = model.layers * (bottom if checkpointing else one)
     again = one if checkpointing else 0
@@ -163,7 +165,7 @@ def logits(model: Language, load: Load, widths: Widths, *, trained: bool) -> int
     A tile of logits, the hidden states that are scored, their gradient in fp32, and the fp32
     gradient of the head's weight, which is held until it is added up (`ChunkedLogProbFunction`).
     """
-    tile = min(load.scored, HEAD_TOKENS) * min(model.vocabulary, HEAD_COLUMNS) * widths.compute
+    tile = min(load.scored, HEAD_TOKENS) * HEAD_COLUMNS * widths.compute
     hidden = load.scored * model.hidden * (widths.stream + FP32)
     chunk = min(model.vocabulary, HEAD_COLUMNS) * model.hidden * FP32
     weight = model.embedding * FP32 + chunk if trained else 0
@@ -173,7 +175,7 @@ def logits(model: Language, load: Load, widths: Widths, *, trained: bool) -> int
 def cache(model: Language, widths: Widths) -> int:
     """Bytes per token of the key-value cache.
 
-    Under autocast the keys are fp32, since the rotary angles are.
+    It is as wide as the stream: the rotary angles are, and under autocast the keys become fp32 by
+    them; transformers' cache then takes the values to the same type.
     """
-    key = FP32 if widths.autocast else widths.compute
-    return model.layers * model.keys * (key + widths.compute)
+    return 2 * widths.stream * model.layers * model.keys

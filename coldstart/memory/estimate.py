@@ -1,8 +1,8 @@
 """What one GPU, or one process on a CPU, holds in each phase of a stage, at the longest lengths.
 
 Upper bounds as far as the spec bounds: every prompt and completion as long as the conversation
-allows, with one image of `maxPixels`. Weights, gradients and optimizer states are exact for what the
-trainer does; what autograd keeps is counted; working memory, vLLM beyond its share, the libraries
+allows, with one image of `maxPixels`. Weights, gradients and optimizer states are exact for what
+the trainer does; what autograd keeps is counted; working memory, vLLM beyond its share, libraries
 and the allocator's waste are estimates, named where they stand.
 """
 
@@ -245,12 +245,16 @@ class Stage:
         """What one forward pass goes over; with a shared prompt, that of each group once."""
         prompt = self.conversation.max_prompt_tokens
         completion = self.conversation.max_completion_tokens
-        rows = prompts = spec.micro_batch_size
-        again = 0
+        rows = spec.micro_batch_size
+        images, scored = rows * self._image_tokens, rows * completion
         if isinstance(spec, GRPO) and spec.shared_prompt:
-            prompts, again = max(1, rows // spec.group_size), 1
-        tokens = prompts * prompt + rows * (completion + again)
-        return Load(tokens, prompts * self._image_tokens, rows * completion)
+            prompts = max(1, rows // spec.group_size)
+            # Each completion begins with the last token of its prompt.
+            tokens = prompts * prompt + rows * (completion + 1)
+            return Load(tokens, prompts * self._image_tokens, scored)
+        padded = rows > 1 and not (isinstance(spec, SFT) and spec.packing)
+        masked = rows * (prompt + completion) ** 2 if padded else 0
+        return Load(rows * (prompt + completion), images, scored, masked)
 
     @property
     def _image_tokens(self) -> int:
