@@ -17,7 +17,7 @@ from coldstart.memory.activations import AUTOCAST, PLAIN_BF16, PLAIN_FP32, Load,
 from coldstart.memory.quantity import GIB
 from coldstart.memory.shapes import Shape
 from coldstart.memory.states import States, Training
-from coldstart.spec import GRPO, Conversation, Evaluation, StageSpec, TrainingSpec
+from coldstart.spec import GRPO, SFT, Conversation, Evaluation, StageSpec, TrainingSpec
 
 CONTEXT = 2 * GIB
 """Estimate: CUDA context, cuBLAS and NCCL buffers, and what a card has less than it is called."""

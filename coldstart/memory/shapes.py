@@ -6,7 +6,7 @@ Counted as `transformers` 5.17 builds the models; a test compares the counts wit
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -207,7 +207,7 @@ def read(path: Path) -> Shape:
         raise ShapeError(f"{path} holds no mapping")
     try:
         return shape(config)
-    except (ShapeError, TypeError) as error:
+    except ShapeError as error:
         raise ShapeError(f"{path}: {error}") from error
 
 
@@ -215,13 +215,12 @@ def shape(config: Mapping[str, Any]) -> Shape:
     """The shape of a config: the hub's flat form, or the nested one that is saved today.
 
     Raises:
-        ShapeError: a key is missing, or the architecture is another one.
-        TypeError: a value has another type than it should.
+        ShapeError: a key is missing or of another type, or the architecture is another one.
     """
     kind = str(config.get("model_type"))
     if kind not in _LANGUAGE:
         raise ShapeError(f"models of type {kind} are not estimated")
-    text = config.get("text_config") or config
+    text = _section(config, "text_config") or config
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     language = _language({**_LANGUAGE[kind], **text}, kind, bool(tied))
     vision = _vision(config, kind, language) if kind in _VISION else None
@@ -257,7 +256,7 @@ def _language(keys: Mapping[str, Any], kind: str, tied: bool) -> Language:
 
 
 def _vision(config: Mapping[str, Any], kind: Any, language: Language) -> Vision:
-    keys = {**_TOWER, **_VISION[kind], **(config.get("vision_config") or {})}
+    keys = {**_TOWER, **_VISION[kind], **_section(config, "vision_config")}
     out = "hidden_size" if kind == "qwen2_vl" else "out_hidden_size"
     hidden = _number(keys, "embed_dim" if kind == "qwen2_vl" else "hidden_size")
     older = kind == "qwen2_vl"
@@ -274,8 +273,22 @@ def _vision(config: Mapping[str, Any], kind: Any, language: Language) -> Vision:
         out=_number({out: language.hidden, **keys}, out),
         kind=kind,
         positions=_number(keys, "num_position_embeddings") if kind == "qwen3_vl" else 0,
-        deepstack=len(keys["deepstack_visual_indexes"]) if kind == "qwen3_vl" else 0,
+        deepstack=len(_indexes(keys)) if kind == "qwen3_vl" else 0,
     )
+
+
+def _indexes(keys: Mapping[str, Any]) -> Sequence[Any]:
+    found = keys["deepstack_visual_indexes"]
+    if not isinstance(found, list | tuple):
+        raise ShapeError(f"deepstack_visual_indexes must be a list (is {found!r:.40})")
+    return found
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name) or {}
+    if not isinstance(found, dict):
+        raise ShapeError(f"{name} must be a mapping (is {found!r:.40})")
+    return found
 
 
 def _number(keys: Mapping[str, Any], name: str) -> int:
