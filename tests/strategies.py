@@ -71,6 +71,7 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "image": st.sampled_from(["coldstart/trainer:1", "r.example:5000/a/b@sha256:" + "0" * 64]),
     "cpu": _quantities,
     "memory": _quantities,
+    "gpuMemory": st.sampled_from(["80Gi", "79.6Gi", "141G", "24576Mi"]),
     "freeze": st.lists(st.sampled_from(["vision", "aligner", "language"]), unique=True, max_size=2),
     "trainerArgs": st.dictionaries(_options, _json, max_size=3),
     "pattern": st.sampled_from(["a+", r"\bwait\b", "(?i)hmm", "[^<]*", "Ω|ä"]),

@@ -19,18 +19,16 @@ _INTRO = """# Memory
 `coldstart validate` estimates what one GPU holds in each phase of a stage, at the longest lengths
 that the conversation allows. The formulas and their sources stand in `coldstart/memory/`.
 
-| what | how it is known |
-|---|---|
-| weights, gradients, optimizer states, reference model | exact, for what the trainer and DeepSpeed \
-do (ZeRO, arXiv 1910.02054) |
-| activations | what autograd keeps is counted, within 5 % of what PyTorch keeps for small models on \
-a CPU; what comes and goes in one layer is an estimate (after arXiv 2205.05198) |
-| logits | counted from TRL's fused head: a tile of {tokens} x {columns}, and gradients in fp32 |
-| key-value cache, pixels | counted |
-| vLLM | its share of the GPU; that it needs {engine} GiB besides weights and cache, and keeps \
-{asleep} GiB asleep, are estimates |
-| CUDA and libraries, allocator's waste | estimates: {context} GiB, and {waste:.0%} of the rest |
-| host memory | an estimate: {process} GiB for each process, besides what is kept or loaded there |
+- **Weights, gradients, optimizer states, reference model**: exact, for what the trainer and
+  DeepSpeed do (ZeRO, arXiv 1910.02054).
+- **Activations**: what autograd keeps is counted, within 5 % of what PyTorch keeps for small models
+  on a CPU; what comes and goes in one layer is an estimate (after arXiv 2205.05198).
+- **Logits**: counted from TRL's fused head, a tile of {tokens} x {columns} and gradients in fp32.
+- **Key-value cache, pixels**: counted.
+- **vLLM**: its share of the GPU. That it needs {engine} GiB besides weights and cache, and keeps
+  {asleep} GiB asleep, are estimates.
+- **CUDA and libraries, allocator's waste**: estimates, {context} GiB and {waste:.0%} of the rest.
+- **Host memory**: an estimate, {process} GiB for each process and what it keeps or loads there.
 
 No peak of a GPU has been measured with this software yet.
 

@@ -1,7 +1,9 @@
 """What each GPU will hold: shapes, estimates, refusals and the settings that would fit."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -372,3 +374,12 @@ def test_validate_prints_one_object_for_programs(here):
 def test_the_forecast_of_a_run_has_its_stages_alone(tmp_path):
     run = ReasoningRun.parse(preset.resolve(document(sft={})))
     assert list(forecast(run.spec, tmp_path).stages) == ["sft"]
+
+
+def test_the_guides_example_is_what_the_estimate_says():
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    (block,) = re.findall(
+        r"```text\n(run\.yaml: spec\.sft\.resources\.gpuMemory.*?)```", guide, re.S
+    )
+    found = replace(stage("sft", {}), card=40 * GIB)
+    assert " ".join(block.split()) == f"run.yaml: {fit.refusal(found, 'spec.sft')}"

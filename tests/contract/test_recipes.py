@@ -1,4 +1,4 @@
-"""The recipes in examples/: valid, estimated to fit, rendered as a cluster takes them; never run."""
+"""The recipes in examples/: valid, estimated to fit, rendered as clusters take them; never run."""
 
 import socket
 from pathlib import Path
