@@ -16,7 +16,7 @@ from coldstart.memory import activations, quantity
 from coldstart.memory.activations import AUTOCAST, PLAIN_BF16, PLAIN_FP32, Load, Widths
 from coldstart.memory.quantity import GIB
 from coldstart.memory.shapes import Shape
-from coldstart.memory.states import States, Training
+from coldstart.memory.states import PARTITIONED_WEIGHTS, States, Training
 from coldstart.spec import GRPO, SFT, Conversation, Evaluation, StageSpec, TrainingSpec
 
 CONTEXT = 2 * GIB
@@ -117,8 +117,8 @@ class Stage:
             return processes * self.peak.total
         kept = loading = 0
         if isinstance(self.spec, TrainingSpec):
-            spread = self.spec.parallelism.zero == 3  # noqa: PLR2004
-            loading = 0 if spread else 4 * self.shape.parameters
+            spread = self.spec.parallelism.zero >= PARTITIONED_WEIGHTS
+            loading = 0 if spread else activations.FP32 * self.shape.parameters
             kept = self.states.host
         else:
             loading = self._widths.compute * self.shape.parameters
@@ -148,9 +148,9 @@ class Stage:
     @property
     def colocated(self) -> bool:
         """Whether vLLM is on the same GPUs."""
-        spec = self.spec
-        wanted = isinstance(spec, GRPO) and spec.rollout.engine == "vllm"
-        return wanted and isinstance(spec, GRPO) and spec.rollout.mode == "colocate"
+        if not isinstance(self.spec, GRPO):
+            return False
+        return (self.spec.rollout.engine, self.spec.rollout.mode) == ("vllm", "colocate")
 
     @property
     def _widths(self) -> Widths:
@@ -162,8 +162,21 @@ class Stage:
 
     def _training(self, spec: TrainingSpec) -> tuple[Phase, ...]:
         """Both halves of an update, and the probe at the end of the stage."""
-        states, load = self.states, self._load(spec)
-        frozen = frozenset(spec.freeze)
+        states, asleep = self.states, self._vllm(awake=False)
+        step = {"gradients": states.gradients, "optimizer's work": states.step}
+        phases = (
+            Phase("backward", self._resident | self._backward(spec) | asleep),
+            Phase("optimizer", self._resident | step | asleep),
+        )
+        if not spec.probe.size:
+            return phases
+        answers = self._generation(min(PROBE_BATCH, spec.probe.size), None)
+        copies = {"copies of weights": states.copies}
+        return (*phases, Phase("probe", self._resident | copies | answers | asleep))
+
+    def _backward(self, spec: TrainingSpec) -> dict[str, int]:
+        """What one forward and backward pass holds besides what is always there."""
+        load, frozen = self._load(spec), frozenset(spec.freeze)
         kept = activations.kept(
             self.shape,
             load,
@@ -171,29 +184,14 @@ class Stage:
             checkpointing=spec.gradient_checkpointing,
             frozen=frozen,
         )
-        scored = activations.logits(
-            self.shape.language, load, self._widths, trained="language" not in frozen
-        )
-        asleep = self._vllm(awake=False)
-        backward = Phase(
-            "backward",
-            self._resident
-            | {
-                "copies of weights": states.copies,
-                "gradients": states.gradients,
-                "activations": kept + activations.working(self.shape, load, self._widths),
-                "logits": scored,
-                "pixels": self._pixels(self._images(load)),
-            }
-            | asleep,
-        )
-        step = {"gradients": states.gradients, "optimizer's work": states.step}
-        phases = (backward, Phase("optimizer", self._resident | step | asleep))
-        if not spec.probe.size:
-            return phases
-        answers = min(PROBE_BATCH, spec.probe.size)
-        probe = self._resident | {"copies of weights": states.copies} | asleep
-        return (*phases, Phase("probe", probe | self._generation(answers, None)))
+        trained = "language" not in frozen
+        return {
+            "copies of weights": self.states.copies,
+            "gradients": self.states.gradients,
+            "activations": kept + activations.working(self.shape, load, self._widths),
+            "logits": activations.logits(self.shape.language, load, self._widths, trained=trained),
+            "pixels": self._pixels(self._images(load)),
+        }
 
     def _sampling(self, spec: GRPO) -> Phase:
         parts = self._resident | {"gradients": self.states.idle_gradients}

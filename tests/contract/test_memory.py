@@ -379,7 +379,7 @@ def test_the_forecast_of_a_run_has_its_stages_alone(tmp_path):
 def test_the_guides_example_is_what_the_estimate_says():
     guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
     (block,) = re.findall(
-        r"```text\n(run\.yaml: spec\.sft\.resources\.gpuMemory.*?)```", guide, re.S
+        r"```text\n(run\.yaml: spec\.sft\.resources\.gpuMemory.*?)```", guide, re.DOTALL
     )
     found = replace(stage("sft", {}), card=40 * GIB)
     assert " ".join(block.split()) == f"run.yaml: {fit.refusal(found, 'spec.sft')}"
