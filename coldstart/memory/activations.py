@@ -59,21 +59,36 @@ class Load:
     """Tokens whose log-probability is computed."""
     masked: int = 0
     """Numbers of the mask: the square of the length of each row that is padded."""
+    seen: int = 0
+    """In a packed row: the keys that its runs of tokens see, added up. 0 for rows of their own."""
+    varlen: bool = False
+    """Whether a packed row is computed by the variable-length kernel."""
 
 
 def layer(model: Language, widths: Widths) -> int:
-    """Bytes per token that one decoder layer keeps without gradient checkpointing.
-
-    Keys and values are counted once for each query head: with a mask, SDPA gets them repeated.
-    """
+    """Bytes per token that one decoder layer keeps without checkpointing, its attention aside."""
     c, h = widths.compute, model.hidden
     norms = h * (widths.rms_norm(widths.stream, 3) + widths.rms_norm(widths.stream, 2))
     statistics = FP32 * (2 + model.heads)
     heads = 0
     if model.head_norms:
         heads = (FP32 + c) * (model.queries + model.keys) + FP32 * (model.heads + model.kv_heads)
-    attention = c * 4 * model.queries
-    return norms + attention + c * 4 * model.intermediate + statistics + heads
+    return norms + c * 4 * model.intermediate + statistics + heads
+
+
+def attention(model: Language, load: Load) -> int:
+    """Numbers that the attention of one layer keeps: queries, keys, values, output, mask.
+
+    With a mask, SDPA gets keys and values repeated for each query head, and turns the mask into
+    numbers; both are counted for all rows of their own. A packed row is computed as in
+    `coldstart_trainer.shared.attention`: keys are gathered for each run of tokens, and without the
+    variable-length kernel they are repeated before, and the pieces joined after.
+    """
+    if not load.seen:
+        return 4 * model.queries * load.tokens + load.masked
+    if load.varlen:
+        return 2 * model.queries * load.tokens + 2 * model.keys * load.seen
+    return model.queries * (6 * load.tokens + 2 * load.seen)
 
 
 def block(model: Vision, widths: Widths) -> int:
@@ -89,9 +104,9 @@ def block(model: Vision, widths: Widths) -> int:
         norms = h * 2 * widths.layer_norm()
         statistics = FP32 * (4 + model.heads)
     # Rotated queries and keys, the product of all three, the output in pieces and joined.
-    attention = c * 7 * h
+    heads = c * 7 * h
     inner = {"qwen2_vl": 3, "qwen2_5_vl": 4, "qwen3_vl": 2}[model.kind]
-    return norms + attention + c * inner * f + statistics
+    return norms + heads + c * inner * f + statistics
 
 
 def merger(model: Vision, widths: Widths) -> int:
@@ -109,8 +124,7 @@ def kept(
     again, so the largest one counts in full. A tower that is frozen keeps nothing.
     """
     model, vision = shape.language, shape.vision
-    # Each layer has SDPA turn the mask into numbers of its own.
-    one = layer(model, widths) * load.tokens + widths.compute * load.masked
+    one = layer(model, widths) * load.tokens + widths.compute * attention(model, load)
     bottom = widths.stream * model.hidden * load.tokens
     stored = model.layers * (bottom if checkpointing else one)
     again = one if checkpointing else 0

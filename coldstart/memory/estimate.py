@@ -40,6 +40,10 @@ LOGIT_COPIES = 4
 PROBE_BATCH = 16
 """Responses of the probe that one process makes at once (`coldstart_trainer.training`)."""
 
+VARLEN_FROM = 1024
+"""Tokens from which a packed row is computed by another kernel
+(`coldstart_trainer.shared.attention`)."""
+
 Parts = Mapping[str, int]
 
 
@@ -240,19 +244,29 @@ class Stage:
         }
 
     def _load(self, spec: TrainingSpec) -> Load:
-        """What one forward pass goes over; with a shared prompt, that of each group once."""
+        """What one forward pass goes over: rows of their own, or one packed row.
+
+        With a shared prompt, that of each group stands in the row once, without its last token,
+        with which each completion begins in place of its own.
+        """
         prompt = self.conversation.max_prompt_tokens
         completion = self.conversation.max_completion_tokens
         rows = spec.micro_batch_size
-        images, scored = rows * self._image_tokens, rows * completion
+        image, scored = self._image_tokens, rows * completion
         if isinstance(spec, GRPO) and spec.shared_prompt:
-            prompts = max(1, rows // spec.group_size)
-            # Each completion begins with the last token of its prompt.
-            tokens = prompts * prompt + rows * (completion + 1)
-            return Load(tokens, prompts * self._image_tokens, scored)
-        padded = rows > 1 and not (isinstance(spec, SFT) and spec.packing)
-        masked = rows * (prompt + completion) ** 2 if padded else 0
-        return Load(rows * (prompt + completion), images, scored, masked)
+            prompts, prompt = max(1, rows // spec.group_size), prompt - 1
+            tokens = prompts * prompt + rows * completion
+            seen = tokens + rows * prompt
+            return Load(tokens, prompts * image, scored, seen=seen, varlen=self._has_varlen(tokens))
+        tokens = rows * (prompt + completion)
+        if isinstance(spec, SFT) and spec.packing:
+            return Load(tokens, rows * image, scored, seen=tokens, varlen=self._has_varlen(tokens))
+        masked = tokens**2 // rows if rows > 1 else 0
+        return Load(tokens, rows * image, scored, masked)
+
+    def _has_varlen(self, tokens: int) -> bool:
+        """Whether a packed row goes to the variable-length kernel, as the trainer chooses."""
+        return self.gpu and self._widths == PLAIN_BF16 and tokens >= VARLEN_FROM
 
     @property
     def _image_tokens(self) -> int:

@@ -6,10 +6,13 @@ import pytest
 import torch
 import transformers
 
-from coldstart.memory import activations, shapes
+from coldstart.memory import activations, estimate, shapes
 from coldstart.memory.activations import AUTOCAST, PLAIN_BF16, PLAIN_FP32, Load
 from coldstart.memory.states import Training
+from coldstart_trainer import training as training_stage
 from coldstart_trainer.model import parameter_counts
+from coldstart_trainer.shared import attention, forward
+from coldstart_trainer.shared.rows import Batch, pack
 
 CLASSES = {
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
@@ -20,6 +23,7 @@ CLASSES = {
 }
 ROWS, TOKENS, IMAGE_TOKENS = 2, 256, 64
 IMAGE, VIDEO, START, END = 5, 6, 3, 4
+PIXELS = ("pixel_values", "image_grid_thw")
 
 
 def built(kind, **config):
@@ -97,7 +101,11 @@ def load_of(shape, scored=0):
     return Load(ROWS * TOKENS, images, scored, masked=ROWS * TOKENS**2)
 
 
-def saved_bytes(model, inputs, *, autocast=False):
+def _backbone(model, inputs):
+    return model.model(**inputs, use_cache=False)
+
+
+def saved_bytes(model, inputs, *, autocast=False, forward=_backbone):
     """What autograd keeps of a forward pass, each storage once, the model's own left out."""
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     found = {}
@@ -110,7 +118,7 @@ def saved_bytes(model, inputs, *, autocast=False):
 
     context = torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), context:
-        model.model(**inputs, use_cache=False)
+        forward(model, inputs)
     return sum(storage.nbytes() for storage in found.values())
 
 
@@ -173,11 +181,49 @@ def test_with_checkpointing_each_layer_keeps_its_input_alone():
     measured = saved_bytes(model, batch(shape, torch.float32))
     counted = activations.kept(shape, load, PLAIN_FP32, checkpointing=True, frozen=frozenset())
     again = max(
-        activations.layer(shape.language, PLAIN_FP32) * load.tokens + 4 * load.masked,
+        activations.layer(shape.language, PLAIN_FP32) * load.tokens
+        + 4 * activations.attention(shape.language, load),
         activations.block(shape.vision, PLAIN_FP32) * load.image_tokens * shape.vision.patches,
     )
     # The rotary angles and the mask are kept, too, but not by autograd: the hooks miss them.
     assert counted - again == pytest.approx(measured, rel=0.06)
+
+
+def test_a_packed_row_keeps_what_is_counted():
+    from trl.trainer.utils import add_fused_lm_head
+
+    torch.manual_seed(0)
+    model = small("qwen2_5_vl").train()
+    add_fused_lm_head(model)
+    forward.prepare(model)
+    shape = shapes.shape(model.config.to_dict())
+    count, prompt, completion = 6, TOKENS, 96
+    found = batch(shape, torch.float32)
+    asked = found["input_ids"][:1]
+    images = [{name: found[name][: len(found[name]) // ROWS] for name in PIXELS}]
+    packed = pack(
+        model,
+        Batch(
+            prompt_ids=asked.expand(count, -1),
+            prompt_mask=torch.ones(count, prompt, dtype=torch.long),
+            completion_ids=torch.randint(10, 400, (count, completion)),
+            completion_mask=torch.ones(count, completion, dtype=torch.long),
+            share=count,
+            images=images,
+        ),
+    )
+    measured = saved_bytes(model, packed.row, forward=forward.score)
+    tokens = packed.row.layout.length
+    assert tokens == prompt - 1 + count * completion
+    load = Load(tokens, IMAGE_TOKENS, count * completion, seen=tokens + count * (prompt - 1))
+    counted = activations.kept(shape, load, PLAIN_FP32, checkpointing=False, frozen=frozenset())
+    counted += load.scored * shape.language.hidden * 4  # what the head reads
+    assert counted == pytest.approx(measured, rel=0.08)
+
+
+def test_the_estimate_has_the_trainers_constants():
+    assert estimate.VARLEN_FROM == attention.VARLEN_FROM
+    assert estimate.PROBE_BATCH == training_stage.PROBE_BATCH
 
 
 def test_a_frozen_tower_keeps_nothing_but_what_its_merger_learns_from():
