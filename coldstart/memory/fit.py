@@ -21,6 +21,9 @@ NAMED = 4
 MOST_GPUS, MOST_NODES = 8, 64
 """How far a remedy goes: a machine of eight GPUs is common, one of more is not."""
 
+MOST_PARTS = 128
+"""Into how many parts a batch is divided at most."""
+
 Change = tuple[str, Any]
 """A field of the stage's section by its path, and its value."""
 
@@ -165,11 +168,17 @@ def _offload(spec: StageSpec) -> Iterator[Change]:
 
 def _smaller_batch(spec: StageSpec) -> Iterator[Change]:
     if isinstance(spec, TrainingSpec):
-        for size in range(spec.micro_batch_size - 1, 0, -1):
-            yield "microBatchSize", size
+        group = spec.group_size if isinstance(spec, GRPO) else 1
+        yield from (("microBatchSize", size) for size in _smaller(spec.micro_batch_size, group))
     elif isinstance(spec, Evaluation):
-        for size in range(spec.batch_size - 1, 0, -1):
-            yield "batchSize", size
+        yield from (("batchSize", size) for size in _smaller(spec.batch_size, 1))
+
+
+def _smaller(size: int, group: int) -> list[int]:
+    """Whole parts of a size, and its parts that are divisors of a group, the largest first."""
+    parts = {size // part for part in range(2, MOST_PARTS + 1)}
+    divisors = {number for number in range(1, group + 1) if group % number == 0}
+    return sorted((n for n in parts | divisors if 0 < n < size), reverse=True)
 
 
 def _rollout(spec: StageSpec) -> Iterator[Change]:

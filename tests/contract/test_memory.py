@@ -256,7 +256,7 @@ MANY = {"gradientCheckpointing": False, "microBatchSize": 4}
             {"benchmarks": BENCHMARKS, "batchSize": 256},
             80,
             BIG.format("80.0", "sampling"),
-            "batchSize: 110 (",
+            "batchSize: 85 (",
         ),
     ],
 )
@@ -271,6 +271,11 @@ def test_what_cannot_fit_is_refused_with_the_nearest_setting_that_does(
     if remedy:
         assert fit.fits(remedy.stage)
         assert fit.refusal(remedy.stage, "") is None
+
+
+def test_an_enormous_batch_is_answered_at_once():
+    found = replace(stage("sft", {"microBatchSize": 10**8, "batchSize": 4 * 10**8}), card=80 * GIB)
+    assert "it fits with microBatchSize: 1 (" in fit.refusal(found, "spec.sft")
 
 
 def test_every_change_of_a_remedy_is_needed():
