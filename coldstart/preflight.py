@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coldstart.dataset import Dataset
+from coldstart.memory import forecast
 from coldstart.run import RunSpec
 from coldstart.spec import TrainingSpec
 
@@ -18,7 +19,12 @@ def mistakes(spec: RunSpec, workdir: Path) -> list[str]:
         spec: the resolved spec.
         workdir: the directory that local data sets are relative to.
     """
-    return [*_machine(spec), *_missing_files(spec, workdir), *_missing_packages()]
+    return [
+        *_machine(spec),
+        *_missing_files(spec, workdir),
+        *forecast(spec, workdir).refusals,
+        *_missing_packages(),
+    ]
 
 
 def _machine(spec: RunSpec) -> Iterator[str]:
@@ -29,8 +35,6 @@ def _machine(spec: RunSpec) -> Iterator[str]:
                 f"spec.{stage.value}.resources.nodes: is {nodes}, "
                 "but coldstart run has one machine; set it to 1"
             )
-    if spec.grpo and spec.grpo.rollout.engine == "vllm":
-        yield "spec.grpo.rollout.engine: vllm is not built yet; set it to transformers"
 
 
 def _missing_files(spec: RunSpec, workdir: Path) -> Iterator[str]:

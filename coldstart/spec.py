@@ -32,6 +32,11 @@ PAPER_PROMPT = "Please reason step by step, and put your final answer within \\b
 _REWARD = r"^[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?$"
 _BENCHMARK = r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
 
+_GPU_MEMORY = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(M|G|T|Mi|Gi|Ti)$"
+
+GpuMemory = Annotated[str, StringConstraints(pattern=_GPU_MEMORY)]
+"""An amount of memory with its unit."""
+
 
 class Stage(StrEnum):
     """The stages, in the order in which a run goes through them."""
@@ -98,6 +103,9 @@ class Resources(Contract):
     """Machines (pods)."""
     gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 1
     """GPUs on each, one process per GPU; 0 trains on the CPU with one process."""
+    gpu_memory: GpuMemory | None = None
+    """Memory of one GPU, as a Kubernetes quantity (`80Gi`): `coldstart validate` and `coldstart
+    run` refuse a stage that cannot fit into it. Absent: `validate` says what it would fit."""
     cpu: Name | None = None
     """CPU request of each pod, as a Kubernetes quantity."""
     memory: Name | None = None

@@ -157,6 +157,10 @@ CASES = (
         False,
         {"sft.batchSize": 60, "sft.resources": {"nodes": 4, "gpusPerNode": 8}},
     ),
+    Case("a GPU's memory", True, {"sft.resources.gpuMemory": "79.6Gi"}),
+    Case("a GPU's memory without a unit", False, {"sft.resources.gpuMemory": "80"}),
+    Case("a GPU's memory as a number", False, {"sft.resources.gpuMemory": 80}),
+    Case("no memory in a GPU", False, {"grpo.resources.gpuMemory": "0Gi"}),
     Case("a CPU is one process", True, {"sft.batchSize": 1, "sft.resources.gpusPerNode": 0}),
     Case("prompts over updates", False, {"grpo.promptsPerStep": 511}),
     Case(

@@ -71,6 +71,7 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "image": st.sampled_from(["coldstart/trainer:1", "r.example:5000/a/b@sha256:" + "0" * 64]),
     "cpu": _quantities,
     "memory": _quantities,
+    "gpuMemory": st.sampled_from(["80Gi", "79.6Gi", "141G", "24576Mi"]),
     "freeze": st.lists(st.sampled_from(["vision", "aligner", "language"]), unique=True, max_size=2),
     "trainerArgs": st.dictionaries(_options, _json, max_size=3),
     "pattern": st.sampled_from(["a+", r"\bwait\b", "(?i)hmm", "[^<]*", "Ω|ä"]),
@@ -180,6 +181,7 @@ def _fitted(spec: dict[str, Any]) -> dict[str, Any]:
             _fit_batch(name, spec[name])
             _fit_gate(spec[name])
     if "grpo" in spec:
+        _fit_rollout(spec["grpo"])
         if "sft" in spec:
             spec["grpo"].pop("from", None)
         _make_unique(spec["grpo"].get("rewards"), "accuracy")
@@ -195,8 +197,22 @@ def _fit_batch(name: str, section: dict[str, Any]) -> None:
     world = nodes * max(1, gpus)
     updates = section.setdefault("updatesPerStep", 4) if name == "grpo" else 1
     most = 10**9 // (world * updates)
-    per_pass = section["microBatchSize"] = min(section.get("microBatchSize", 1), most)
+    per_pass = min(section.get("microBatchSize", 1), most)
+    group = section.setdefault("groupSize", 10) if name == "grpo" else 1
+    if per_pass % group and section.get("sharedPrompt", True):
+        if group > most:
+            section["sharedPrompt"] = False
+        else:
+            per_pass = max(1, per_pass // group) * group
+    section["microBatchSize"] = per_pass
     section["promptsPerStep" if name == "grpo" else "batchSize"] = per_pass * world * updates
+
+
+def _fit_rollout(section: dict[str, Any]) -> None:
+    rollout = section.setdefault("rollout", {})
+    if rollout.get("mode") == "server":
+        rollout.setdefault("serverUrl", "http://vllm:8000")
+    rollout["tensorParallelSize"] = 1
 
 
 def _fit_gate(section: dict[str, Any]) -> None:

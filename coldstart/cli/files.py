@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,31 @@ _WIDTH = 100_000
 
 @click.command()
 @RUN_FILE
-def validate(file: Path) -> None:
-    """Check FILE; print its mistakes, or what it will do."""
+@click.option("--json", "as_json", is_flag=True, help="Print one object, for programs.")
+def validate(file: Path, as_json: bool) -> None:
+    """Check FILE; print its mistakes, or what it will do and the memory that it will take.
+
+    Memory is estimated from the model's config.json or, for models on the hub, its known shape. A
+    stage that cannot fit GPUs of resources.gpuMemory is a mistake.
+    """
+    from rich.console import Console
+
+    from coldstart.memory import forecast
+    from coldstart.memory.table import show
+
     wanted = load(file)
-    stages = " -> ".join(stage.value for stage in wanted.spec.stages)
-    click.echo(f"{file}: valid: run {wanted.metadata.name!r}, {stages}")
+    memory = forecast(wanted.spec, file.resolve().parent)
+    names = [stage.value for stage in wanted.spec.stages]
+    if as_json:
+        document = {"run": wanted.metadata.name, "stages": names, "memory": memory.document()}
+        click.echo(json.dumps(document))
+    else:
+        show(memory, Console())
+        click.echo()
+    if refused := memory.refusals:
+        mistake("\n".join(f"{file}: {line}" for line in refused))
+    if not as_json:
+        click.echo(f"{file}: valid: run {wanted.metadata.name!r}, {' -> '.join(names)}")
 
 
 @click.command()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from coldstart.generate.crd import crd_manifest
+from coldstart.generate.memory import memory_page
 from coldstart.generate.reference import metrics_page, run_page
 
 FILES: Mapping[str, Callable[[], str]] = {
     "manifests/crd.yaml": crd_manifest,
     "docs/reference/run.md": run_page,
     "docs/reference/metrics.md": metrics_page,
+    "docs/reference/memory.md": memory_page,
 }
 """Each generated file, relative to the repository, and what makes its text."""
