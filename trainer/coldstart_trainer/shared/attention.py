@@ -43,6 +43,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: flo
     Returns:
         (1, heads, T, head size).
     """
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        # As autocast does for scaled dot products: rotated queries and keys come in fp32.
+        kind = torch.get_autocast_dtype(device)
+        query, key, value = query.to(kind), key.to(kind), value.to(kind)
     if _varlen_fits(query, layout):
         return _varlen(query, key, value, layout, scale)
     return _dot_product(query, key, value, layout, scale)
