@@ -78,6 +78,7 @@ METRICS = (
     Metric("reward_timeouts_total", "1", "Batches of a reward that took too long.", ""),
     Metric("reward_errors_total", "1", "Batches of a reward that raised.", ""),
     Metric("checkpoint_seconds", "seconds", "Time of one save.", ""),
+    Metric("checkpoint_time_ratio", "ratio", "Share of the time spent saving.", ""),
     Metric("host_rss_bytes", "bytes", "Resident memory of rank 0.", ""),
     Metric("gpu_memory_peak_bytes", "bytes", "Greatest GPU memory in use by rank 0.", ""),
 )

@@ -82,9 +82,14 @@ def test_every_process_has_its_own_generators(tmp_path):
     assert checkpoint.missing(directory, 2) == ["rng_state_1.pth"]
 
 
-def test_deepspeeds_shards_are_an_optimizer(origin):
-    directory = saved(origin, 4, seal=False, leave_out=["optimizer.pt"], add=["latest"])
+def test_deepspeeds_shards_are_an_optimizer_if_there_is_one_of_each_process(origin):
+    directory = saved(origin, 4, seal=False, leave_out=["optimizer.pt"])
+    (directory / "latest").write_text("global_step4")
+    (directory / "global_step4").mkdir()
+    assert checkpoint.missing(directory, 1) == ["global_step4/*_optim_states.pt (0 of 1)"]
+    (directory / "global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt").touch()
     assert checkpoint.missing(directory, 1) == []
+    assert "global_step4/*_optim_states.pt (1 of 2)" in checkpoint.missing(directory, 2)
 
 
 def test_the_newest_is_chosen_by_step_not_by_name(origin):

@@ -28,6 +28,8 @@ from coldstart.checkpoint import (
 )
 from coldstart.files import sync
 from coldstart.layout import StageLayout
+from coldstart.run import RunSpec
+from coldstart.spec import Parallelism, TrainingSpec
 from coldstart.stage import (
     MANIFEST,
     PINNED,
@@ -130,9 +132,14 @@ def missing(directory: Path, world_size: int) -> list[str]:
     lacking = [name for name in needed if not (directory / name).is_file()]
     if not any(directory.glob("*.safetensors")):
         lacking.append("*.safetensors")
-    # DeepSpeed keeps the optimizer's shards in a directory that the file `latest` names.
-    if not (directory / "optimizer.pt").is_file() and not (directory / "latest").is_file():
-        lacking.append("optimizer.pt")
+    latest = directory / "latest"
+    if not latest.is_file():
+        return lacking if (directory / "optimizer.pt").is_file() else [*lacking, "optimizer.pt"]
+    # DeepSpeed keeps the optimizer's shards in a directory that this file names.
+    name = latest.read_text(encoding="utf-8").strip()
+    shards = len(list((directory / name).glob("*_optim_states.pt")))
+    if shards < world_size:
+        lacking.append(f"{name}/*_optim_states.pt ({shards} of {world_size})")
     return lacking
 
 
@@ -151,7 +158,7 @@ def choose(directory: Path, order: StageOrder) -> Path | None:
     number whatever is in it.
 
     Raises:
-        CheckpointError: it was written by another number of processes.
+        CheckpointError: it was written by another number of processes, or under another ZeRO.
         OSError: the directory cannot be read or changed.
     """
     remove_torn(directory)
@@ -162,16 +169,35 @@ def choose(directory: Path, order: StageOrder) -> Path | None:
         except CheckpointError as error:
             log.warning("%s; renamed to %s", error, set_aside(path, "damaged"))
             continue
-        processes = order.spec.stage(order.stage).resources.world_size
-        if manifest.world_size != processes:
-            raise CheckpointError(
-                ErrorCode.CHECKPOINT_MISMATCH,
-                f"{path} was written by {manifest.world_size} processes, this attempt has "
-                f"{processes}: an exact resume needs as many; restore spec.{order.stage.value}"
-                ".resources, or move the checkpoints away to start anew",
-            )
+        _require_same_shards(path, manifest, order)
         return path
     return None
+
+
+def _require_same_shards(path: Path, manifest: CheckpointManifest, order: StageOrder) -> None:
+    """Refuse optimizer states that are cut up in another way than this attempt's."""
+    ours = order.spec.stage(order.stage)
+    theirs = RunSpec.parse(manifest.order["spec"]).stage(order.stage)
+    assert isinstance(ours, TrainingSpec)
+    assert isinstance(theirs, TrainingSpec)
+    field = was = now = ""
+    if manifest.world_size != ours.resources.world_size:
+        field, was = "resources", f"by {manifest.world_size} processes"
+        now = f"{ours.resources.world_size}"
+    elif theirs.parallelism != ours.parallelism:
+        field, was = "parallelism", f"under {_words(theirs.parallelism)}"
+        now = _words(ours.parallelism)
+    if field:
+        raise CheckpointError(
+            ErrorCode.CHECKPOINT_MISMATCH,
+            f"{path} was written {was}, this attempt has {now}: an exact resume needs the same; "
+            f"restore spec.{order.stage.value}.{field}, or move the checkpoints away to start anew",
+        )
+
+
+def _words(parallelism: Parallelism) -> str:
+    """The setting as a run.yaml has it."""
+    return f"{{zero: {parallelism.zero}, offload: {str(parallelism.offload).lower()}}}"
 
 
 def _set_others_aside(directory: Path, order: StageOrder) -> None:
