@@ -16,6 +16,14 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["coldstart_trainer.grpo", "coldstart_trainer.sft"])
 
 
+class Rank(CONTEXT.Process):
+    """One process of an attempt."""
+
+    def poll(self):
+        """Its exit code, if it has ended; as a Popen says it."""
+        return self.exitcode
+
+
 def ranks(given, result, world=1, prepare=None):
     """Start the processes of an attempt; `prepare` is called in each before it begins."""
     with socket.socket() as probe:
@@ -30,7 +38,7 @@ def ranks(given, result, world=1, prepare=None):
     started = []
     for rank in range(world):
         own = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        process = CONTEXT.Process(target=_work, args=(own, f"{result}.log", prepare))
+        process = Rank(target=_work, args=(own, f"{result}.log", prepare))
         process.start()
         started.append(process)
     return started

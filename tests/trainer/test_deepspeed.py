@@ -62,9 +62,7 @@ def plain(tiny_model, tiny_rows, tmp_path_factory):
     return given
 
 
-@pytest.mark.parametrize(
-    ("zero", "offload", "world"), [(1, False, 1), (2, False, 2), (3, True, 2)]
-)
+@pytest.mark.parametrize(("zero", "offload", "world"), [(1, False, 1), (2, False, 2), (3, True, 2)])
 def test_sft_learns_the_same(plain, zero, offload, world, tiny_model, tiny_rows, tmp_path):
     section = SHORT | {"parallelism": {"zero": zero, "offload": offload}}
     section["resources"] = {"nodes": world, "gpusPerNode": 0}
