@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 from stage_attempts import (
     again,
     carried_out,
+    environment,
+    here,
     lines,
     losses,
     order,
@@ -156,6 +159,40 @@ def test_two_processes_train_are_stopped_and_go_on_exactly(tiny_model, tiny_rows
     assert start(given, tmp_path / "last.json", command=command).wait(timeout=300) == 0
     assert losses(given) == losses(whole)
     assert weights(given) == weights(whole)
+
+
+def test_two_nodes_find_each_other_by_the_environment(tiny_model, tiny_rows, tmp_path):
+    """As PyTorchJob sets it: one process on each, and the second begins later."""
+    section = {"resources": {"nodes": 2, "gpusPerNode": 0}, "maxSteps": 2, "probe": {"size": 0}}
+    alone = order("sft", tmp_path / "alone", tiny_model, tiny_rows, maxSteps=2, probe={"size": 0})
+    here(alone)
+    given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, **section)
+    port = free_port()
+    nodes = []
+    for rank in range(2):
+        rendezvous = {
+            "PET_NNODES": "2",
+            "PET_NPROC_PER_NODE": "1",
+            "PET_NODE_RANK": str(rank),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": str(port),
+        }
+        result = tmp_path / f"result-{rank}.json"
+        variables = environment(given, result) | rendezvous
+        with Path(f"{result}.log").open("ab") as log:
+            command = [sys.executable, "-m", "coldstart_trainer.launch"]
+            nodes.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log))
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    assert read_result(tmp_path / "result-0.json").checkpoint.step == 2
+    assert not (tmp_path / "result-1.json").exists()
+    for update, (loss, norm, _) in losses(alone).items():
+        assert losses(given)[update][:2] == pytest.approx((loss, norm), abs=1e-5)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_a_process_that_is_lost_is_a_reason_to_try_again(tiny_model, tiny_rows, tmp_path):

@@ -29,7 +29,7 @@ from coldstart.checkpoint import (
 from coldstart.files import sync
 from coldstart.layout import StageLayout
 from coldstart.run import RunSpec
-from coldstart.spec import Parallelism, TrainingSpec
+from coldstart.spec import Stage, TrainingSpec
 from coldstart.stage import (
     MANIFEST,
     PINNED,
@@ -175,29 +175,25 @@ def choose(directory: Path, order: StageOrder) -> Path | None:
 
 
 def _require_same_shards(path: Path, manifest: CheckpointManifest, order: StageOrder) -> None:
-    """Refuse optimizer states that are cut up in another way than this attempt's."""
-    ours = order.spec.stage(order.stage)
-    theirs = RunSpec.parse(manifest.order["spec"]).stage(order.stage)
-    assert isinstance(ours, TrainingSpec)
-    assert isinstance(theirs, TrainingSpec)
-    field = was = now = ""
-    if manifest.world_size != ours.resources.world_size:
-        field, was = "resources", f"by {manifest.world_size} processes"
-        now = f"{ours.resources.world_size}"
-    elif theirs.parallelism != ours.parallelism:
-        field, was = "parallelism", f"under {_words(theirs.parallelism)}"
-        now = _words(ours.parallelism)
-    if field:
+    """Refuse optimizer states that are cut up in another way than this attempt's.
+
+    Offloading leaves them as they are, so that it may be switched on to go on.
+    """
+    theirs = RunSpec.parse(manifest.order["spec"])
+    was, now = (_shards(spec, order.stage) for spec in (theirs, order.spec))
+    if was != now:
         raise CheckpointError(
             ErrorCode.CHECKPOINT_MISMATCH,
-            f"{path} was written {was}, this attempt has {now}: an exact resume needs the same; "
-            f"restore spec.{order.stage.value}.{field}, or move the checkpoints away to start anew",
+            f"{path} was written by {was}, this attempt has {now}: an exact resume needs the same; "
+            f"restore spec.{order.stage.value}.resources and .parallelism, or move the checkpoints "
+            "away to start anew",
         )
 
 
-def _words(parallelism: Parallelism) -> str:
-    """The setting as a run.yaml has it."""
-    return f"{{zero: {parallelism.zero}, offload: {str(parallelism.offload).lower()}}}"
+def _shards(spec: RunSpec, stage: Stage) -> str:
+    section = spec.stage(stage)
+    assert isinstance(section, TrainingSpec)
+    return f"{section.resources.world_size} processes with zero {section.parallelism.zero}"
 
 
 def _set_others_aside(directory: Path, order: StageOrder) -> None:
