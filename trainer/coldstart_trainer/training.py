@@ -79,13 +79,26 @@ def require_devices(stage: TrainingStage) -> None:
         )
     elif started != resources.world_size:
         message = f"resources asks for {resources.world_size} processes, torchrun started {started}"
-    elif stage.spec.parallelism.zero and importlib.util.find_spec("deepspeed") is None:
-        message = (
-            f"parallelism.zero is {stage.spec.parallelism.zero}, but deepspeed is not installed: "
-            "install coldstart-operator[gpu], or set it to 0"
-        )
+    elif stage.spec.parallelism.zero:
+        message = _lacking_for_deepspeed(stage.spec)
     if message:
         raise StageFailure(ErrorCode.RESOURCES_MISSING, f"{stage.field}.{message}")
+
+
+def _lacking_for_deepspeed(spec: SFT | GRPO) -> str:
+    field = f"parallelism.zero is {spec.parallelism.zero}"
+    if importlib.util.find_spec("deepspeed") is None:
+        return (
+            f"{field}, but deepspeed is not installed: "
+            "install coldstart-operator[gpu], or set it to 0"
+        )
+    on_cpu = spec.resources.gpus_per_node == 0
+    if on_cpu and "CXX" not in os.environ and shutil.which("c++") is None:
+        return (
+            f"{field}, but there is no C++ compiler (c++), with which DeepSpeed makes what it "
+            "needs on a CPU: install one, or set it to 0"
+        )
+    return ""
 
 
 def join(stage: TrainingStage) -> None:
