@@ -1,18 +1,16 @@
-"""SIGTERM while completions are sampled, and a kill while a checkpoint is sealed."""
+"""SIGTERM while completions are sampled, and what befalls a checkpoint that is being sealed."""
 
 import time
 
 import pytest
 from forked import carried_out, ended, ranks
 from safetensors.torch import load_file
-from stage_attempts import again, lines, losses, order, read_result, wait_for_update
+from stage_attempts import again, here, lines, losses, order, read_result, wait_for_update
 
 from coldstart.checkpoint import verify
 from coldstart.layout import output
 from coldstart.stage import MANIFEST
 from coldstart.status import ErrorCode
-
-pytestmark = pytest.mark.slow
 
 LONG = {
     "conversation": {"maxCompletionTokens": 300},
@@ -49,6 +47,7 @@ def counted(given):
     }
 
 
+@pytest.mark.slow
 def test_told_to_end_while_it_samples_it_does_not_learn_from_that_any_more(
     tiny_model, tiny_rows, tmp_path
 ):
@@ -76,6 +75,7 @@ def test_told_to_end_while_it_samples_it_does_not_learn_from_that_any_more(
     assert counted(given) == counted(whole) == {1: 2.0, 2: 2.0, 3: 4.0, 4: 4.0}
 
 
+@pytest.mark.slow
 def test_killed_while_it_seals_it_goes_on_from_the_checkpoint_before(
     tiny_model, tiny_rows, tmp_path
 ):
@@ -98,3 +98,37 @@ def test_killed_while_it_seals_it_goes_on_from_the_checkpoint_before(
     carried_out(again(given), tmp_path / "second.json")
     assert losses(given) == losses(whole)
     assert weights(given) == weights(whole)
+
+
+def test_what_fails_while_it_seals_ends_the_stage(tiny_model, tiny_rows, tmp_path, monkeypatch):
+    from coldstart_trainer import sft
+
+    given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, saveSteps=1)
+    second = output(given).checkpoints / "checkpoint-2"
+    original = sft.Trainer.compute_loss
+
+    def compute_loss(self, *inputs, **more):
+        if self.state.global_step == 1:
+            # Where the manifest would be written.
+            (second / f"{MANIFEST}.partial").mkdir(parents=True, exist_ok=True)
+        return original(self, *inputs, **more)
+
+    monkeypatch.setattr(sft.Trainer, "compute_loss", compute_loss)
+    with pytest.raises(OSError, match=r"coldstart\.json\.partial"):
+        here(given)
+    assert max(losses(given)) <= 3
+    assert not (second / MANIFEST).exists()
+    verify(second.with_name("checkpoint-1"))
+    assert not output(given).final.exists()
+
+
+def test_the_share_of_the_time_spent_saving_is_told(tiny_model, tiny_rows, tmp_path):
+    given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, maxSteps=3, probe={"size": 0})
+    here(given)
+    shares = {
+        line["done"]: line["values"]["checkpoint_time_ratio"]
+        for line in lines(given)
+        if line["phase"] == "train" and line["values"]
+    }
+    assert shares[1] == 0
+    assert 0 < shares[3] < 1
