@@ -22,7 +22,6 @@ pytestmark = [
 ]
 
 SHORT = {"maxSteps": 4, "saveSteps": 1, "keepCheckpoints": 100, "probe": {"size": 2}}
-TWO = {"resources": {"nodes": 2, "gpusPerNode": 0}}
 
 
 def same(found, expected):
@@ -72,14 +71,16 @@ def test_sft_learns_the_same(plain, zero, offload, world, tiny_model, tiny_rows,
     verify(output(given).final, result["checkpoint"]["digest"])
     for name, value in weights(plain).items():
         assert weights(given)[name].sub(value).abs().max() < 1e-4, name
-    goes_on_exactly(given, 2, tmp_path, world)
+    if zero > 1:
+        goes_on_exactly(given, 2, tmp_path, world)
 
 
 def test_grpo_learns_the_same_on_two_processes(tiny_model, tiny_rows, tmp_path):
     """With ZeRO-3 and a reference model, from within a sampling step on."""
-    given = order("grpo", tmp_path / "runs", tiny_model, tiny_rows, **SHORT, **TWO)
+    section = SHORT | {"resources": {"nodes": 2, "gpusPerNode": 0}, "probe": {"size": 0}}
+    given = order("grpo", tmp_path / "runs", tiny_model, tiny_rows, **section)
     spread = order(
-        "grpo", tmp_path / "zero", tiny_model, tiny_rows, **SHORT, **TWO, parallelism={"zero": 3}
+        "grpo", tmp_path / "zero", tiny_model, tiny_rows, **section, parallelism={"zero": 3}
     )
     carried_out(given, tmp_path / "result.json", 2)
     carried_out(spread, tmp_path / "zero.json", 2)
@@ -103,7 +104,7 @@ def spoilt_gradients():
 
 
 @pytest.mark.parametrize(
-    ("zero", "precision", "world"), [(0, "fp32", 2), (2, "fp32", 1), (2, "bf16", 1), (3, "bf16", 2)]
+    ("zero", "precision", "world"), [(0, "fp32", 2), (2, "bf16", 1), (3, "fp32", 1)]
 )
 def test_a_gradient_that_is_no_number_stops_it(
     zero, precision, world, tiny_model, tiny_rows, tmp_path

@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 from safetensors.torch import load_file
 from stage_attempts import (
     again,
-    carried_out,
     environment,
     here,
     lines,
@@ -50,25 +50,25 @@ def test_killed_at_random_and_resumed_is_as_if_never_stopped(
     stage, updates, tiny_model, tiny_rows, tmp_path
 ):
     whole = order(stage, tmp_path / "whole", tiny_model, tiny_rows)
-    assert carried_out(whole, tmp_path / "whole.json")[0] == 0
+    forked.carried_out(whole, tmp_path / "whole.json")
     given = order(stage, tmp_path / "runs", tiny_model, tiny_rows)
     generator = random.Random(0)
     for kind in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         result = tmp_path / f"{given.attempt}.json"
-        process = start(given, result)
+        (process,) = forked.ranks(given, result)
         reached = max(losses(given), default=0)
         if reached + 1 < updates:
             wait_for_update(
                 given, process, generator.randint(reached + 1, min(reached + 4, updates - 1))
             )
-        process.send_signal(kind)
-        code = process.wait(timeout=120)
+        os.kill(process.pid, kind)
+        (code,) = forked.ended([process])
         if kind is signal.SIGTERM and code:
             assert code == 143
             assert read_result(result).error.code is ErrorCode.TERMINATED
         given = again(given)
-    code, result = carried_out(given, tmp_path / "last.json")
-    assert (code, result.checkpoint.step) == (0, updates)
+    result = forked.carried_out(given, tmp_path / "last.json")
+    assert result["checkpoint"]["step"] == updates
     assert losses(given) == losses(whole)
     assert weights(given) == weights(whole)
 
@@ -76,12 +76,12 @@ def test_killed_at_random_and_resumed_is_as_if_never_stopped(
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_told_to_end_it_saves_after_the_step(stage, tiny_model, tiny_rows, tmp_path):
     given = order(stage, tmp_path / "runs", tiny_model, tiny_rows, epochs=500, saveSteps=10_000)
-    process = start(given, tmp_path / "result.json")
+    (process,) = forked.ranks(given, tmp_path / "result.json")
     wait_for_update(given, process, 3)
     process.terminate()
     time.sleep(0.01)
     process.terminate()
-    assert process.wait(timeout=120) == 143
+    assert forked.ended([process]) == [143]
     error = read_result(tmp_path / "result.json").error
     assert error.code is ErrorCode.TERMINATED
     step = last_step(given)
