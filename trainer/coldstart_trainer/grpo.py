@@ -35,7 +35,7 @@ class Trainer(StageTrainer, GroupTrainer):
         return schedule.accumulation(self.spec) * self.spec.updates_per_step
 
     def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
-        made = super()._generate_single_turn(*arguments, **named)  # type: ignore[no-untyped-call]
+        made = super()._generate_single_turn(*arguments, **named)
         self.end_sampling_if_told()
         return made
 
