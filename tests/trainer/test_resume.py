@@ -1,5 +1,6 @@
 """Real processes, killed and told to end: what was reached is kept, and goes on exactly."""
 
+import json
 import os
 import random
 import signal
@@ -148,6 +149,9 @@ def test_two_processes_train_are_stopped_and_go_on_exactly(tiny_model, tiny_rows
     command = (*TORCHRUN, "--nproc-per-node=2")
     whole = order("sft", tmp_path / "whole", tiny_model, tiny_rows, **section)
     assert start(whole, tmp_path / "whole.json", command=command).wait(timeout=300) == 0
+    counted = sum_of_tokens(whole)
+    state = output(whole).checkpoints / f"checkpoint-{last_step(whole)}" / "trainer_state.json"
+    assert counted == json.loads(state.read_text())["num_input_tokens_seen"]
     given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, **section)
     for update in (5, 10):
         process = start(given, tmp_path / f"{given.attempt}.json", command=command)
@@ -210,6 +214,14 @@ def test_a_process_that_is_lost_is_a_reason_to_try_again(tiny_model, tiny_rows, 
     code = read_result(tmp_path / "result.json").error.code
     assert code in (ErrorCode.WORKER_LOST, ErrorCode.TERMINATED)
     assert code.retryable
+
+
+def sum_of_tokens(given):
+    """What the processes of an attempt have seen together, as it was last reported."""
+    found = {}
+    for line in lines(given):
+        found |= {k: v for k, v in line["values"].items() if k.startswith("tokens_total{")}
+    return sum(found.values())
 
 
 def environ_of(pid):

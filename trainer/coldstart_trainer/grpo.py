@@ -18,13 +18,14 @@ from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.inputs import Input
 from coldstart_trainer.keeper import Keeper
 from coldstart_trainer.loop import StageCallback, StageTrainer
+from coldstart_trainer.measuring import MeasuredRollouts
 from coldstart_trainer.policy.groups import GroupTrainer
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.sampling import GroupSampler
 from coldstart_trainer.training import TrainingStage
 
 
-class Trainer(StageTrainer, GroupTrainer):
+class Trainer(MeasuredRollouts, StageTrainer, GroupTrainer):
     """Groups' trainer with our saving, our order of prompts, and rollouts through restarts."""
 
     updates_per_pass: int

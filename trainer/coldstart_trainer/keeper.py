@@ -48,25 +48,16 @@ class Keeper:
         self.origin = checkpoint.Origin(stage.order, stage.source, datasets)
         self.steps = steps
         self.counters = counters if counters is not None else {}
-        """What this process counts; a resumed attempt goes on counting."""
+        """What this process counts, by series; a resumed attempt goes on counting."""
         self.saved = 0
         """The update of the newest checkpoint, or of the one that was resumed from."""
-        self.seconds = 0.0
-        """How long training stood still for the last save."""
-        self._seconds_in_all = 0.0
-        self._began = time.monotonic()
         self._moment: Moment | None = None
         self._sealer = ThreadPoolExecutor(1, "sealer")
         self._sealing: Future[None] | None = None
 
-    @property
-    def time_ratio(self) -> float:
-        """The share of the time since training began in which it stood still for saves."""
-        return self._seconds_in_all / max(time.monotonic() - self._began, 1e-9)
-
     def begin(self, step: int) -> None:
         """Training begins, after so many updates."""
-        self._began, self.saved = time.monotonic(), step
+        self.saved = step
 
     def opened(self, step: int) -> Path:
         """The directory of a checkpoint that is about to be written; it has no manifest yet."""
@@ -77,7 +68,7 @@ class Keeper:
             (directory / MANIFEST).unlink(missing_ok=True)
         return directory
 
-    def closed(self, directory: Path, step: int, metrics: dict[str, float], since: float) -> None:
+    def closed(self, directory: Path, step: int, metrics: dict[str, float]) -> None:
         """Have it sealed when every process has written its part, and removed what is too old."""
         if self.counters:
             document = json.dumps(dict(self.counters)).encode()
@@ -86,8 +77,6 @@ class Keeper:
         if PartialState().is_main_process:
             self._sealing = self._sealer.submit(self._seal, directory, step, metrics)
         self.saved = step
-        self.seconds = time.monotonic() - since
-        self._seconds_in_all += self.seconds
 
     def settle(self, *, wait: bool = True) -> None:
         """Wait for the checkpoint that is being sealed; or only see whether that has failed.
@@ -98,6 +87,7 @@ class Keeper:
         if self._sealing is not None and (wait or self._sealing.done()):
             sealing, self._sealing = self._sealing, None
             sealing.result()
+            self.stage.progress.meter.put({"checkpoint_timestamp_seconds": time.time()})
 
     def take(self, state: Any) -> None:
         """Remember the moment after an update."""

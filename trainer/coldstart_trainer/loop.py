@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -31,12 +29,12 @@ class StageTrainer(Trainer):
     keeper: Keeper
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        since, step = time.monotonic(), self.state.global_step
+        step = self.state.global_step
         directory = self.keeper.opened(step)
         self.complete_state()
         super()._save_checkpoint(model, trial)
         self.save_more(directory)
-        self.keeper.closed(directory, step, last_metrics(self.state.log_history), since)
+        self.keeper.closed(directory, step, last_metrics(self.state.log_history))
 
     def complete_state(self) -> None:
         """Put into the Trainer's state what TRL keeps beside it."""
@@ -135,19 +133,9 @@ class StageCallback(TrainerCallback):
                 f"the loss is {loss} in update {state.global_step}: "
                 f"lower {self.keeper.stage.field}.learningRate",
             )
-        values = named(numbers) | self._own()
         self.keeper.stage.progress.write(
-            "train", state.global_step, self.keeper.steps, values=values
+            "train", state.global_step, self.keeper.steps, values=named(numbers)
         )
-
-    def _own(self) -> dict[str, float]:
-        own = {"host_rss_bytes": _resident_bytes(), **total(self.keeper.counters)}
-        own["checkpoint_time_ratio"] = self.keeper.time_ratio
-        if self.keeper.seconds:
-            own["checkpoint_seconds"] = self.keeper.seconds
-        if torch.cuda.is_available():
-            own["gpu_memory_peak_bytes"] = float(torch.cuda.max_memory_allocated())
-        return own
 
 
 def train(trainer: Any, callback: StageCallback, resume: Path | None) -> None:
@@ -192,11 +180,11 @@ def last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def total(counters: Mapping[str, float]) -> dict[str, float]:
-    """The sums over all processes, each of which scores completions of its own; all call it."""
+    """The sums over all processes, each of which has the same counters; all call it."""
     state = PartialState()
     if state.num_processes == 1 or not counters:
         return dict(counters)
-    numbers = torch.tensor(list(counters.values()), device=state.device)
+    numbers = torch.tensor(list(counters.values()), dtype=torch.float64, device=state.device)
     torch.distributed.all_reduce(numbers)
     return dict(zip(counters, numbers.tolist(), strict=True))
 
@@ -209,11 +197,3 @@ def _any_process(flag: bool) -> bool:
     number = torch.tensor(int(flag), device=state.device)
     torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
     return bool(number.item())
-
-
-def _resident_bytes() -> float:
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return math.nan
-    return float(int(pages) * os.sysconf("SC_PAGE_SIZE"))

@@ -25,6 +25,7 @@ from coldstart_trainer import checkpoint, data, evaluation
 from coldstart_trainer.data import Rows
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.inputs import Input
+from coldstart_trainer.phases import phase
 from coldstart_trainer.progress import ProgressLog
 
 ZERO_3 = 3
@@ -173,16 +174,17 @@ def probe(trainer: Any, stage: TrainingStage, rows: Rows | None) -> dict[str, fl
     """The trained model's scores on the probe, which the gate judges; none without a probe."""
     if rows is None:
         return {}
-    return evaluation.probe(
-        trainer.accelerator.unwrap_model(trainer.model),
-        trainer.processing_class,
-        rows.data,
-        conversation=stage.order.spec.conversation,
-        batch_size=PROBE_BATCH,
-        seed=stage.spec.seed,
-        on_progress=lambda done, total: stage.progress.write("probe", done, total),
-        synced=stage.spec.parallelism.zero == ZERO_3,
-    )
+    with phase("eval"):
+        return evaluation.probe(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.processing_class,
+            rows.data,
+            conversation=stage.order.spec.conversation,
+            batch_size=PROBE_BATCH,
+            seed=stage.spec.seed,
+            on_progress=lambda done, total: stage.progress.write("probe", done, total),
+            synced=stage.spec.parallelism.zero == ZERO_3,
+        )
 
 
 def finish(
