@@ -49,6 +49,7 @@ class LocalRun:
     workdir: Path
     observer: Callable[[LocalRun], None] = lambda _: None
     command: Callable[[StageOrder], list[str]] = launcher
+    metrics_port: int | None = None
     attempt: Attempt | None = None
     interrupts: int = 0
 
@@ -123,7 +124,7 @@ class LocalRun:
             workdir=str(self.workdir.absolute()),
         )
         layout = self.layout.stage(action.stage.value)
-        self.attempt = start(order, layout, self.command(order))
+        self.attempt = start(order, layout, self.command(order), self.metrics_port)
 
     def _record(self, status: RunStatus) -> None:
         if status != self.run.status:

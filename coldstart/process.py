@@ -26,7 +26,7 @@ from coldstart.files import write_atomic
 from coldstart.layout import StageLayout
 from coldstart.plan import Child, ChildState
 from coldstart.spec import Stage
-from coldstart.stage import ORDER_ENV, RESULT_ENV, StageOrder, StageResult
+from coldstart.stage import METRICS_PORT_ENV, ORDER_ENV, RESULT_ENV, StageOrder, StageResult
 from coldstart.status import ErrorCode
 
 GRACE_SECONDS = 120.0
@@ -73,8 +73,16 @@ class Attempt:
             _signal(group, signal.SIGKILL)
 
 
-def start(order: StageOrder, layout: StageLayout, command: list[str]) -> Attempt:
+def start(
+    order: StageOrder, layout: StageLayout, command: list[str], metrics_port: int | None = None
+) -> Attempt:
     """Start a command with an order, its output in the attempt's log.
+
+    Args:
+        order: what it has to do.
+        layout: the stage's directory.
+        command: what is started.
+        metrics_port: where it serves its numbers; None: nowhere, unless the environment says so.
 
     Raises:
         OSError: the directory cannot be written.
@@ -93,6 +101,8 @@ def start(order: StageOrder, layout: StageLayout, command: list[str]) -> Attempt
         # torchrun kills what has not ended so long after it was told to; its default is 30 s.
         "PET_SHUTDOWN_TIMEOUT": str(int(GRACE_SECONDS)),
     }
+    if metrics_port is not None:
+        environment[METRICS_PORT_ENV] = str(metrics_port)
     # As torchrun does for several processes: beside others, more threads each are slower.
     environment.setdefault("OMP_NUM_THREADS", "1")
     with (directory / "log.txt").open("ab") as log, layout.alive.open("ab") as alive:

@@ -230,6 +230,7 @@ class TrainingSpec(StageSpec):
     """Further options of TRL's trainer, passed on as they are, except those that this file owns."""
 
     OPERATIONAL: ClassVar[frozenset[str]] = StageSpec.OPERATIONAL | {
+        "parallelism",
         "saveSteps",
         "keepCheckpoints",
         "logSteps",

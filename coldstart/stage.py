@@ -20,6 +20,9 @@ ORDER_ENV = "COLDSTART_ORDER"
 RESULT_ENV = "COLDSTART_RESULT"
 """The environment variable that holds the path of the StageResult."""
 
+METRICS_PORT_ENV = "COLDSTART_METRICS_PORT"
+"""The environment variable that holds the port on which rank 0 serves its numbers; unset: none."""
+
 RESULT_PATH = "/dev/termination-log"
 """Where a pod's StageResult goes: Kubernetes keeps it as the termination message."""
 

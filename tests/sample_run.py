@@ -279,9 +279,10 @@ def write_grpo(where: RunLayout, draw: random.Random) -> None:
             "completion_truncated_ratio": max(
                 0.0, 0.02 * math.exp(-step / 9) + draw.gauss(0, 0.002)
             ),
-            "groups_zero_variance_ratio": min(
+            "groups_zero_variance_ratio{right}": min(
                 1.0, round((0.06 + 0.5 * rise) * 16 + draw.gauss(0, 1)) / 16
             ),
+            "groups_zero_variance_ratio{wrong}": round(max(0, 2 - 2 * rise)) / 16,
             "kl_nats": max(0.0, 0.09 * rise + draw.gauss(0, 0.004)),
             "policy_entropy_nats": 0.62 - 0.4 * rise + draw.gauss(0, 0.012),
             "clip_low_ratio": low,

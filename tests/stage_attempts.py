@@ -83,18 +83,23 @@ def again(given, **changes):
     return given.model_copy(update={"attempt": given.attempt + 1, **changes})
 
 
-def here(given):
-    """Carry out a training order in this process; without the entry point's handling of errors."""
+def here(given, meter=None):
+    """Carry out a training order in this process; without the entry point's handling of errors.
+
+    Its numbers can be read from `meter` while it runs.
+    """
     import importlib
 
-    from coldstart_trainer import inputs
+    from coldstart_trainer import inputs, phases
+    from coldstart_trainer.meter import Meter
     from coldstart_trainer.progress import ProgressLog
 
     layout = output(given)
     layout.root.mkdir(parents=True, exist_ok=True)
     stage = importlib.import_module(f"coldstart_trainer.{given.stage.value}")
-    progress = ProgressLog(layout.metrics, given.attempt)
-    return stage.run(given, inputs.resolve(given)[0], progress)
+    progress = ProgressLog(layout.metrics, given.attempt, meter=meter or Meter())
+    with phases.recorded(progress.meter):
+        return stage.run(given, inputs.resolve(given)[0], progress)
 
 
 def environment(given, result):

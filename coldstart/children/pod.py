@@ -17,7 +17,7 @@ from coldstart.children import overrides
 from coldstart.children.identity import labels
 from coldstart.run import ReasoningRun
 from coldstart.spec import Resources, Stage
-from coldstart.stage import ORDER_ENV, RESULT_PATH, StageOrder
+from coldstart.stage import METRICS_PORT_ENV, ORDER_ENV, RESULT_PATH, StageOrder
 
 IMAGE = "coldstart/trainer:0.1.0"
 """The trainer's image, where neither the run nor the operator names one."""
@@ -146,6 +146,7 @@ def _environment(run: ReasoningRun, order: StageOrder) -> list[dict[str, Any]]:
         "PYTHONSAFEPATH": "1",
         # torchrun kills what has not ended so long after it was told to; its default is 30 s.
         "PET_SHUTDOWN_TIMEOUT": str(extra.termination_grace_period_seconds - _KILL_MARGIN),
+        METRICS_PORT_ENV: str(METRICS_PORT),
         ORDER_ENV: order_text(order),
     }
     return [

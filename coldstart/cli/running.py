@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 @click.option(
     "--fresh", is_flag=True, help="Begin again (the named stages, or all); the old is moved aside."
 )
-def run(file: Path, directory: Path, stages: tuple[str, ...], fresh: bool) -> None:
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Serve the running stage's /metrics and /healthz here; without it, they are not served.",
+)
+def run(
+    file: Path, directory: Path, stages: tuple[str, ...], fresh: bool, metrics_port: int | None
+) -> None:
     """Take FILE through its stages on this machine.
 
     Stopped by Ctrl-C or a kill, the same command goes on from the last checkpoint.
@@ -50,6 +57,8 @@ def run(file: Path, directory: Path, stages: tuple[str, ...], fresh: bool) -> No
 
     wanted = load(file)
     only = frozenset(Stage(name) for name in stages)
+    if metrics_port:
+        _check_free(metrics_port)
     _check_runnable(wanted, only, file)
     layout = RunLayout(directory / wanted.metadata.name)
     console = Console()
@@ -57,7 +66,7 @@ def run(file: Path, directory: Path, stages: tuple[str, ...], fresh: bool) -> No
         with locked(layout):
             first = min(only, key=list(Stage).index) if only else None
             ready = prepared(wanted, layout, fresh=(first or True) if fresh else False)
-            local = LocalRun(ready, layout, file.resolve().parent)
+            local = LocalRun(ready, layout, file.resolve().parent, metrics_port=metrics_port)
             _execute(local, only, console)
     except Interrupted:
         console.print("stopped; the same command goes on from here")
@@ -103,3 +112,15 @@ def _check_runnable(wanted: ReasoningRun, only: frozenset[Stage], file: Path) ->
             mistake(f"--stage {stage.value}: {file} has no spec.{stage.value}")
     if found := mistakes(wanted.spec, file.resolve().parent):
         mistake("\n".join(f"{file}: {line}" for line in found))
+
+
+def _check_free(port: int) -> None:
+    """Refuse a port that a stage could not listen on."""
+    import socket
+
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        mistake(
+            f"--metrics-port {port}: {error.strerror}; end what listens there, or choose another"
+        )

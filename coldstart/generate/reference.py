@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from coldstart.metrics import METRICS, PREFIX
+from coldstart.metrics import COMMON_LABELS, METRICS, PHASES, PREFIX, Metric
 from coldstart.run import ReasoningRun
 from coldstart.status import ErrorCode
 
@@ -24,14 +24,30 @@ def run_page() -> str:
 
 
 def metrics_page() -> str:
-    """Every metric with its unit and meaning."""
-    rows = [f"| `{PREFIX}{m.name}` | {m.unit} | {m.help} |" for m in METRICS]
-    table = ["| metric | unit | meaning |", "|---|---|---|", *rows]
+    """Every metric with its type, unit, labels and meaning."""
+    common = ", ".join(f"`{label}`" for label in COMMON_LABELS)
     intro = (
-        "# Metrics\n\nA stage writes these, without the prefix, to `metrics.jsonl` in its "
-        "directory.\n"
+        "# Metrics\n\nRank 0 of every stage serves these on `/metrics`: on port 9400 of its pod, "
+        "and on one machine where `coldstart run --metrics-port` says. Without the prefix they "
+        "stand in `metrics.jsonl` in the stage's directory, a histogram as the mean since the line "
+        f"before. Every series has the labels {common}. A resumed attempt goes on counting "
+        "where its checkpoint left off. "
+        "`/healthz` answers 200 until the attempt has ended, then 503 for as long as its process "
+        "lingers; silence, as in a long rollout, is no illness.\n"
     )
-    return _HEAD + intro + "\n" + "\n".join(table) + "\n"
+    table = ["| metric | type | unit | stages | meaning |", "|---|---|---|---|---|"]
+    phases = ["| phase | what it is |", "|---|---|"]
+    phases += [f"| `{name}` | {text} |" for name, text in PHASES.items()]
+    parts = [intro, "\n".join(table + [_metric_row(metric) for metric in METRICS])]
+    return _HEAD + "\n".join([*parts, "", "## Phases", "", *phases]) + "\n"
+
+
+def _metric_row(metric: Metric) -> str:
+    labels = f"{{{', '.join(metric.labels)}}}" if metric.labels else ""
+    needs = f" Needs {metric.needs}." if metric.needs else ""
+    stages = ", ".join(metric.stages)
+    name = f"`{PREFIX}{metric.name}{labels}`"
+    return f"| {name} | {metric.kind} | {metric.unit} | {stages} | {metric.help}{needs} |"
 
 
 def _error_codes() -> str:

@@ -139,7 +139,10 @@ _PLANS: dict[str, tuple[_Plan, ...]] = {
         _Plan(
             "Groups without a signal",
             "share of groups",
-            (_Line("groups_zero_variance_ratio", "all rewards equal", "grpo"),),
+            (
+                _Line("groups_zero_variance_ratio{right}", "all right", "grpo"),
+                _Line("groups_zero_variance_ratio{wrong}", "all wrong", "accent", dashed=True),
+            ),
             share=True,
             note="Nothing is learnt from a group whose rewards are all the same.",
         ),

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coldstart.stage import RESULT_ENV
+from coldstart.stage import METRICS_PORT_ENV, RESULT_ENV
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,8 @@ class Processes:
             port = self._port(pod)
             env |= {"MASTER_ADDR": "127.0.0.1", "PET_MASTER_ADDR": "127.0.0.1"}
             env |= {"MASTER_PORT": port, "PET_MASTER_PORT": port}
+        # A port of its own is what a pod's network would give it.
+        env.pop(METRICS_PORT_ENV, None)
         env[RESULT_ENV] = str(scratch / "termination-log")
         env["HOME"] = str(scratch)
         command = (*(container.get("command") or ()), *(container.get("args") or ()))

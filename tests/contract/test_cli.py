@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -162,3 +163,13 @@ def test_the_document_that_validate_accepts_is_the_one_that_render_shows(here):
     order = next(yaml.safe_load_all(call("render", "--orders", "run.yaml").output))
     json.dumps(order)
     assert order["spec"]["model"] == RUN["spec"]["model"]
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_written(here):
+    with socket.create_server(("", 0)) as listener:
+        port = listener.getsockname()[1]
+        result = call("run", "run.yaml", "--metrics-port", port)
+    assert result.exit_code == 2
+    assert f"--metrics-port {port}: Address already in use" in result.output
+    assert "choose another" in result.output
+    assert not (here / "runs").exists()

@@ -306,3 +306,14 @@ def test_an_attempt_is_known_to_live_from_its_first_moment_and_is_ended(tmp_path
     assert end_orphans(place)
     assert attempt.process.wait(timeout=10) == -signal.SIGTERM
     assert not end_orphans(place)
+
+
+def test_an_attempt_is_told_where_to_serve_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.delenv("COLDSTART_METRICS_PORT", raising=False)
+    order = build_order(make_run(), Stage.SFT, 1, {}, storage=str(tmp_path), workdir=str(tmp_path))
+    place = RunLayout(tmp_path / "r").stage("sft")
+    show = ["sh", "-c", "echo port=$COLDSTART_METRICS_PORT"]
+    for port in (9400, None):
+        assert start(order, place, show, port).process.wait(timeout=10) == 0
+    told = (place.attempt(1) / "log.txt").read_text()
+    assert told.splitlines() == ["port=9400", "port="]

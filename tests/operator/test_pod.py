@@ -141,6 +141,7 @@ def test_the_container_runs_the_order_where_it_can_write(name):
         False,
     )
     assert container["ports"] == [{"name": "metrics", "containerPort": 9400, "protocol": "TCP"}]
+    assert environment["COLDSTART_METRICS_PORT"] == "9400"
 
 
 def test_torchrun_kills_before_kubernetes_does():

@@ -82,9 +82,14 @@ def test_every_process_has_its_own_generators(tmp_path):
     assert checkpoint.missing(directory, 2) == ["rng_state_1.pth"]
 
 
-def test_deepspeeds_shards_are_an_optimizer(origin):
-    directory = saved(origin, 4, seal=False, leave_out=["optimizer.pt"], add=["latest"])
+def test_deepspeeds_shards_are_an_optimizer_if_there_is_one_of_each_process(origin):
+    directory = saved(origin, 4, seal=False, leave_out=["optimizer.pt"])
+    (directory / "latest").write_text("global_step4")
+    (directory / "global_step4").mkdir()
+    assert checkpoint.missing(directory, 1) == ["global_step4/*_optim_states.pt (0 of 1)"]
+    (directory / "global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt").touch()
     assert checkpoint.missing(directory, 1) == []
+    assert "global_step4/*_optim_states.pt (1 of 2)" in checkpoint.missing(directory, 2)
 
 
 def test_the_newest_is_chosen_by_step_not_by_name(origin):
@@ -155,10 +160,39 @@ def test_another_number_of_processes_is_refused_and_nothing_is_lost(origin):
         update={"resources": Resources(gpus_per_node=2), "parallelism": Parallelism()}
     )
     other = again(origin.order, spec=origin.order.spec.model_copy(update={"sft": section}))
-    with pytest.raises(CheckpointError, match="written by 1 processes, this attempt has 2") as it:
+    with pytest.raises(
+        CheckpointError, match="written by 1 processes with zero 0, this attempt has 2 "
+    ) as it:
         checkpoint.choose(directory.parent, other)
     assert it.value.code is ErrorCode.CHECKPOINT_MISMATCH
     verify(directory)
+
+
+@pytest.mark.parametrize(("was", "now"), [(0, 2), (2, 0), (2, 3), (3, 2)])
+def test_another_zero_is_refused_and_nothing_is_lost(was, now, tiny_model, tmp_path):
+    written, wanted = (
+        order("sft", tmp_path / "runs", tiny_model, "rows.jsonl", parallelism={"zero": zero})
+        for zero in (was, now)
+    )
+    directory = saved(checkpoint.Origin(written, resolve(written)[0], ()), 4)
+    assert checkpoint.choose(directory.parent, again(written)) == directory
+    message = (
+        f"written by 1 processes with zero {was}, this attempt has 1 processes with zero {now}"
+    )
+    with pytest.raises(CheckpointError, match=message) as caught:
+        checkpoint.choose(directory.parent, again(wanted))
+    assert caught.value.code is ErrorCode.CHECKPOINT_MISMATCH
+    assert "restore spec.sft.resources and .parallelism, or move" in str(caught.value)
+    verify(directory)
+
+
+def test_offloading_may_change_between_attempts(tiny_model, tmp_path):
+    written, wanted = (
+        order("sft", tmp_path / "runs", tiny_model, "rows.jsonl", parallelism=setting)
+        for setting in ({"zero": 2}, {"zero": 2, "offload": True})
+    )
+    directory = saved(checkpoint.Origin(written, resolve(written)[0], ()), 4)
+    assert checkpoint.choose(directory.parent, again(wanted)) == directory
 
 
 def test_rotation_keeps_the_newest_and_the_pinned(origin):

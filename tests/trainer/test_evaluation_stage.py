@@ -118,7 +118,9 @@ def test_every_response_is_kept_and_adds_up(run, order, directory, tmp_path):
         "mean_tokens_base": result.mean_tokens,
     }
     told = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["done"], line["total"]) for line in told] == [(0, 5), (2, 5), (4, 5), (5, 5)]
+    steps = [(line["done"], line["total"]) for line in told]
+    assert steps == [(0, 5), (2, 5), (4, 5), (5, 5), (5, 5)]
+    assert told[-1]["values"]["eval_accuracy_ratio{digits,base}"] == result.accuracy
     assert {line["label"] for line in told} == {"base/digits"}
     assert {line["phase"] for line in told} == {"evaluate"}
     page = (tmp_path / "runs" / "r" / "report.html").read_text()

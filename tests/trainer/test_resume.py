@@ -1,18 +1,22 @@
 """Real processes, killed and told to end: what was reached is kept, and goes on exactly."""
 
+import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 from safetensors.torch import load_file
 from stage_attempts import (
     again,
-    carried_out,
+    environment,
+    here,
     lines,
     losses,
     order,
@@ -47,25 +51,25 @@ def test_killed_at_random_and_resumed_is_as_if_never_stopped(
     stage, updates, tiny_model, tiny_rows, tmp_path
 ):
     whole = order(stage, tmp_path / "whole", tiny_model, tiny_rows)
-    assert carried_out(whole, tmp_path / "whole.json")[0] == 0
+    forked.carried_out(whole, tmp_path / "whole.json")
     given = order(stage, tmp_path / "runs", tiny_model, tiny_rows)
     generator = random.Random(0)
     for kind in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         result = tmp_path / f"{given.attempt}.json"
-        process = start(given, result)
+        (process,) = forked.ranks(given, result)
         reached = max(losses(given), default=0)
         if reached + 1 < updates:
             wait_for_update(
                 given, process, generator.randint(reached + 1, min(reached + 4, updates - 1))
             )
-        process.send_signal(kind)
-        code = process.wait(timeout=120)
+        os.kill(process.pid, kind)
+        (code,) = forked.ended([process])
         if kind is signal.SIGTERM and code:
             assert code == 143
             assert read_result(result).error.code is ErrorCode.TERMINATED
         given = again(given)
-    code, result = carried_out(given, tmp_path / "last.json")
-    assert (code, result.checkpoint.step) == (0, updates)
+    result = forked.carried_out(given, tmp_path / "last.json")
+    assert result["checkpoint"]["step"] == updates
     assert losses(given) == losses(whole)
     assert weights(given) == weights(whole)
 
@@ -73,12 +77,12 @@ def test_killed_at_random_and_resumed_is_as_if_never_stopped(
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_told_to_end_it_saves_after_the_step(stage, tiny_model, tiny_rows, tmp_path):
     given = order(stage, tmp_path / "runs", tiny_model, tiny_rows, epochs=500, saveSteps=10_000)
-    process = start(given, tmp_path / "result.json")
+    (process,) = forked.ranks(given, tmp_path / "result.json")
     wait_for_update(given, process, 3)
     process.terminate()
     time.sleep(0.01)
     process.terminate()
-    assert process.wait(timeout=120) == 143
+    assert forked.ended([process]) == [143]
     error = read_result(tmp_path / "result.json").error
     assert error.code is ErrorCode.TERMINATED
     step = last_step(given)
@@ -145,6 +149,9 @@ def test_two_processes_train_are_stopped_and_go_on_exactly(tiny_model, tiny_rows
     command = (*TORCHRUN, "--nproc-per-node=2")
     whole = order("sft", tmp_path / "whole", tiny_model, tiny_rows, **section)
     assert start(whole, tmp_path / "whole.json", command=command).wait(timeout=300) == 0
+    counted = sum_of_tokens(whole)
+    state = output(whole).checkpoints / f"checkpoint-{last_step(whole)}" / "trainer_state.json"
+    assert counted == json.loads(state.read_text())["num_input_tokens_seen"]
     given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, **section)
     for update in (5, 10):
         process = start(given, tmp_path / f"{given.attempt}.json", command=command)
@@ -156,6 +163,40 @@ def test_two_processes_train_are_stopped_and_go_on_exactly(tiny_model, tiny_rows
     assert start(given, tmp_path / "last.json", command=command).wait(timeout=300) == 0
     assert losses(given) == losses(whole)
     assert weights(given) == weights(whole)
+
+
+def test_two_nodes_find_each_other_by_the_environment(tiny_model, tiny_rows, tmp_path):
+    """As PyTorchJob sets it: one process on each, and the second begins later."""
+    section = {"resources": {"nodes": 2, "gpusPerNode": 0}, "maxSteps": 2, "probe": {"size": 0}}
+    alone = order("sft", tmp_path / "alone", tiny_model, tiny_rows, maxSteps=2, probe={"size": 0})
+    here(alone)
+    given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, **section)
+    port = free_port()
+    nodes = []
+    for rank in range(2):
+        rendezvous = {
+            "PET_NNODES": "2",
+            "PET_NPROC_PER_NODE": "1",
+            "PET_NODE_RANK": str(rank),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": str(port),
+        }
+        result = tmp_path / f"result-{rank}.json"
+        variables = environment(given, result) | rendezvous
+        with Path(f"{result}.log").open("ab") as log:
+            command = [sys.executable, "-m", "coldstart_trainer.launch"]
+            nodes.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log))
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    assert read_result(tmp_path / "result-0.json").checkpoint.step == 2
+    assert not (tmp_path / "result-1.json").exists()
+    for update, (loss, norm, _) in losses(alone).items():
+        assert losses(given)[update][:2] == pytest.approx((loss, norm), abs=1e-5)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_a_process_that_is_lost_is_a_reason_to_try_again(tiny_model, tiny_rows, tmp_path):
@@ -173,6 +214,14 @@ def test_a_process_that_is_lost_is_a_reason_to_try_again(tiny_model, tiny_rows, 
     code = read_result(tmp_path / "result.json").error.code
     assert code in (ErrorCode.WORKER_LOST, ErrorCode.TERMINATED)
     assert code.retryable
+
+
+def sum_of_tokens(given):
+    """What the processes of an attempt have seen together, as it was last reported."""
+    found = {}
+    for line in lines(given):
+        found |= {k: v for k, v in line["values"].items() if k.startswith("tokens_total{")}
+    return sum(found.values())
 
 
 def environ_of(pid):

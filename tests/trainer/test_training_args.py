@@ -169,3 +169,23 @@ def test_less_than_the_spec_asks_for_is_refused(tmp_path, monkeypatch, section, 
         require_devices(stage("sft", tmp_path, **section))
     assert caught.value.code is ErrorCode.RESOURCES_MISSING
     assert message in str(caught.value)
+
+
+def test_on_a_cpu_deepspeed_needs_a_compiler(tmp_path, monkeypatch):
+    pytest.importorskip("deepspeed")
+    given = stage("sft", tmp_path, parallelism={"zero": 1})
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StageFailure, match="zero is 1, but there is no C") as caught:
+        require_devices(given)
+    assert caught.value.code is ErrorCode.RESOURCES_MISSING
+
+
+def test_an_offloaded_optimizer_is_torchs(tmp_path):
+    given = stage("sft", tmp_path, parallelism={"zero": 2, "offload": True})
+    config = options.deepspeed_config(given.spec)
+    assert config["zero_force_ds_cpu_optimizer"] is False
+    assert "zero_force_ds_cpu_optimizer" not in options.deepspeed_config(
+        stage("sft", tmp_path, parallelism={"zero": 2}).spec
+    )

@@ -28,7 +28,8 @@ from coldstart.schema import problems
 from coldstart.spec import Stage
 from coldstart.stage import ORDER_ENV, RESULT_ENV, RESULT_PATH, StageOrder, StageResult, failure
 from coldstart.status import ErrorCode
-from coldstart_trainer import checkpoint, errors, inputs
+from coldstart_trainer import checkpoint, errors, inputs, phases
+from coldstart_trainer.exporter import exposed
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.termination import TERMINATION, Terminated, end_with_parent
 
@@ -77,8 +78,10 @@ def attempt(order: StageOrder, rank: int) -> StageResult:
         TERMINATION.install()
         alive = _hold(layout)
         _sign(layout.attempt(order.attempt), rank)
+        progress = ProgressLog(layout.metrics, order.attempt, enabled=rank == 0)
         try:
-            return _run(order, layout, rank)
+            with exposed(order, progress.meter, rank), phases.recorded(progress.meter):
+                return _run(order, layout, progress, rank)
         finally:
             alive.close()
     except (Exception, Terminated, KeyboardInterrupt) as error:  # noqa: BLE001 - see docstring
@@ -93,8 +96,7 @@ def attempt(order: StageOrder, rank: int) -> StageResult:
         return failure(order, code, message)
 
 
-def _run(order: StageOrder, layout: StageLayout, rank: int) -> StageResult:
-    progress = ProgressLog(layout.metrics, order.attempt, enabled=rank == 0)
+def _run(order: StageOrder, layout: StageLayout, progress: ProgressLog, rank: int) -> StageResult:
     progress.write("load")
     if done := checkpoint.finished(layout, order, rank=rank):
         return done

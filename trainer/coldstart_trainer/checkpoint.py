@@ -28,6 +28,8 @@ from coldstart.checkpoint import (
 )
 from coldstart.files import sync
 from coldstart.layout import StageLayout
+from coldstart.run import RunSpec
+from coldstart.spec import Stage, TrainingSpec
 from coldstart.stage import (
     MANIFEST,
     PINNED,
@@ -130,9 +132,14 @@ def missing(directory: Path, world_size: int) -> list[str]:
     lacking = [name for name in needed if not (directory / name).is_file()]
     if not any(directory.glob("*.safetensors")):
         lacking.append("*.safetensors")
-    # DeepSpeed keeps the optimizer's shards in a directory that the file `latest` names.
-    if not (directory / "optimizer.pt").is_file() and not (directory / "latest").is_file():
-        lacking.append("optimizer.pt")
+    latest = directory / "latest"
+    if not latest.is_file():
+        return lacking if (directory / "optimizer.pt").is_file() else [*lacking, "optimizer.pt"]
+    # DeepSpeed keeps the optimizer's shards in a directory that this file names.
+    name = latest.read_text(encoding="utf-8").strip()
+    shards = len(list((directory / name).glob("*_optim_states.pt")))
+    if shards < world_size:
+        lacking.append(f"{name}/*_optim_states.pt ({shards} of {world_size})")
     return lacking
 
 
@@ -151,7 +158,7 @@ def choose(directory: Path, order: StageOrder) -> Path | None:
     number whatever is in it.
 
     Raises:
-        CheckpointError: it was written by another number of processes.
+        CheckpointError: it was written by another number of processes, or under another ZeRO.
         OSError: the directory cannot be read or changed.
     """
     remove_torn(directory)
@@ -162,16 +169,31 @@ def choose(directory: Path, order: StageOrder) -> Path | None:
         except CheckpointError as error:
             log.warning("%s; renamed to %s", error, set_aside(path, "damaged"))
             continue
-        processes = order.spec.stage(order.stage).resources.world_size
-        if manifest.world_size != processes:
-            raise CheckpointError(
-                ErrorCode.CHECKPOINT_MISMATCH,
-                f"{path} was written by {manifest.world_size} processes, this attempt has "
-                f"{processes}: an exact resume needs as many; restore spec.{order.stage.value}"
-                ".resources, or move the checkpoints away to start anew",
-            )
+        _require_same_shards(path, manifest, order)
         return path
     return None
+
+
+def _require_same_shards(path: Path, manifest: CheckpointManifest, order: StageOrder) -> None:
+    """Refuse optimizer states that are cut up in another way than this attempt's.
+
+    Offloading leaves them as they are, so that it may be switched on to go on.
+    """
+    theirs = RunSpec.parse(manifest.order["spec"])
+    was, now = (_shards(spec, order.stage) for spec in (theirs, order.spec))
+    if was != now:
+        raise CheckpointError(
+            ErrorCode.CHECKPOINT_MISMATCH,
+            f"{path} was written by {was}, this attempt has {now}: an exact resume needs the same; "
+            f"restore spec.{order.stage.value}.resources and .parallelism, or move the checkpoints "
+            "away to start anew",
+        )
+
+
+def _shards(spec: RunSpec, stage: Stage) -> str:
+    section = spec.stage(stage)
+    assert isinstance(section, TrainingSpec)
+    return f"{section.resources.world_size} processes with zero {section.parallelism.zero}"
 
 
 def _set_others_aside(directory: Path, order: StageOrder) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from accelerate import PartialState
 from coldstart import record
 from coldstart.grading import Grader, extract
 from coldstart.layout import RunLayout
+from coldstart.metrics import series
 from coldstart.report import traced_run, write_report
 from coldstart.report.scores import score_metrics
 from coldstart.results import BenchmarkResult, Sample
@@ -29,12 +31,13 @@ from coldstart.spec import Benchmark, Conversation, Decoding, Evaluation
 from coldstart.stage import StageOrder
 from coldstart.status import ErrorCode
 from coldstart.summary import Origin, graded, summarise, write_result
-from coldstart_trainer import data, model
+from coldstart_trainer import data, model, phases
 from coldstart_trainer.data import Rows
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.generation import Completion, Key, generate
 from coldstart_trainer.inputs import Input
 from coldstart_trainer.progress import ProgressLog
+from coldstart_trainer.resources import resources
 from coldstart_trainer.samples import SampleStore, Thumbnails
 
 _FIELD = "spec.evaluation"
@@ -189,6 +192,7 @@ class _Stage:
                 self.state.wait_for_everyone()
                 samples = store.samples()
             results.append(self._result(store, samples))
+            self._tell(results[-1])
         return results
 
     def _rows(self, index: int, benchmark: Benchmark, source: Input, processor: Any) -> Rows:
@@ -239,7 +243,7 @@ class _Stage:
         """Make the missing responses, grade them, and keep them batch by batch."""
         known = task.keys(samples)
         thumbnails = Thumbnails(self.layout.images)
-        for completions in generate(
+        rounds = generate(
             policy,
             processor,
             task.rows.data,
@@ -249,15 +253,47 @@ class _Stage:
             seed=self.spec.seed,
             done=known,
             on_progress=partial(self._report, task),
-        ):
+        )
+        began = time.monotonic()
+        for completions in phases.each("generate", rounds):
             if self.state.is_main_process:
                 new = [item for item in completions if (item.row, item.sample) not in known]
                 drafts = [task.draft(item, thumbnails) for item in new]
-                task.store.append(graded(drafts, self.grader))
+                with phases.phase("score"):
+                    task.store.append(graded(drafts, self.grader))
+            self._count(completions, time.monotonic() - began)
+            began = time.monotonic()
+
+    def _count(self, completions: Sequence[Completion], seconds: float) -> None:
+        """Measure a round of responses."""
+        tokens = sum(completion.tokens for completion in completions)
+        phases.lap()
+        meter = self.progress.meter
+        meter.add(series("tokens_total", "completion"), tokens)
+        meter.add("samples_total", len(completions))
+        meter.put(
+            resources()
+            | {
+                "last_step_timestamp_seconds": time.time(),
+                "tokens_per_second": tokens / seconds,
+                "samples_per_second": len(completions) / seconds,
+            }
+        )
 
     def _report(self, task: _Task, done: int, total: int) -> None:
+        checkpoint, benchmark = task.checkpoint, task.benchmark.name
+        key = series("eval_samples_total", benchmark, checkpoint)
+        label = f"{checkpoint}/{benchmark}"
+        self.progress.write("evaluate", done, total, label=label, values={key: done})
+
+    def _tell(self, result: BenchmarkResult) -> None:
+        key = series("eval_accuracy_ratio", result.benchmark, result.checkpoint)
         self.progress.write(
-            "evaluate", done, total, label=f"{task.checkpoint}/{task.benchmark.name}"
+            "evaluate",
+            result.n,
+            result.n,
+            label=f"{result.checkpoint}/{result.benchmark}",
+            values={key: result.accuracy},
         )
 
     def _result(self, store: SampleStore, samples: Sequence[Sample]) -> BenchmarkResult:

@@ -16,14 +16,16 @@ from coldstart.status import ErrorCode
 from coldstart_trainer import data, loop, model, options, rewards, training
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.inputs import Input
-from coldstart_trainer.loop import Keeper, StageCallback, StageTrainer
+from coldstart_trainer.keeper import Keeper
+from coldstart_trainer.loop import StageCallback, StageTrainer
+from coldstart_trainer.measuring import MeasuredRollouts
 from coldstart_trainer.policy.groups import GroupTrainer
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.sampling import GroupSampler
 from coldstart_trainer.training import TrainingStage
 
 
-class Trainer(StageTrainer, GroupTrainer):
+class Trainer(MeasuredRollouts, StageTrainer, GroupTrainer):
     """Groups' trainer with our saving, our order of prompts, and rollouts through restarts."""
 
     updates_per_pass: int
@@ -32,6 +34,11 @@ class Trainer(StageTrainer, GroupTrainer):
     def passes_per_step(self) -> int:
         """Forward passes of each process that one sampling step's completions are learnt in."""
         return schedule.accumulation(self.spec) * self.spec.updates_per_step
+
+    def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
+        made = super()._generate_single_turn(*arguments, **named)
+        self.end_sampling_if_told()
+        return made
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         return GroupSampler(
@@ -94,10 +101,11 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     # TRL loads the reference model from where the policy says that it is from.
     policy.config._name_or_path = str(source.directory)  # noqa: SLF001
     model.freeze(policy, spec.freeze)
-    keeper = Keeper(stage, (rows.entry,), steps)
+    loop.end_generation_when_told(policy)
     with rewards.rewards(spec.rewards, workdir=Path(order.workdir)) as scores:
         scores.check(kept.data, conversation)
-        callback = StageCallback(keeper, scores.counters)
+        keeper = Keeper(stage, (rows.entry,), steps, scores.counters)
+        callback = StageCallback(keeper)
         trainer = Trainer(
             spec=spec,
             model=policy,
@@ -112,7 +120,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
         if resume:
             trainer.restore_rollout(resume)
         loop.train(trainer, callback, resume)
-    metrics = loop.last_metrics(trainer.state.log_history) | scores.counters
+    metrics = loop.last_metrics(trainer.state.log_history) | loop.total(scores.counters)
     metrics |= training.probe(trainer, stage, probed)
     return training.finish(trainer, stage, (rows.entry,), metrics)
 

@@ -3,55 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import PartialState
-from transformers import Trainer, TrainerCallback
+from transformers import StoppingCriteria, StoppingCriteriaList, Trainer, TrainerCallback
 
 from coldstart.metrics import named
-from coldstart.stage import MANIFEST, DatasetEntry
 from coldstart.status import ErrorCode
-from coldstart_trainer import checkpoint
 from coldstart_trainer.errors import StageFailure
+from coldstart_trainer.keeper import Keeper
 from coldstart_trainer.termination import TERMINATION, Terminated
-from coldstart_trainer.training import TrainingStage
 
 LAST_LOGS = 10
 """The stage's final `loss` is the mean of as many last log lines: one alone is noise."""
-
-
-class Keeper:
-    """Saves a Trainer's checkpoints so that each is whole or absent."""
-
-    def __init__(
-        self, stage: TrainingStage, datasets: tuple[DatasetEntry, ...], steps: int
-    ) -> None:
-        self.stage = stage
-        self.origin = checkpoint.Origin(stage.order, stage.source, datasets)
-        self.steps = steps
-        self.seconds = 0.0
-
-    def opened(self, step: int) -> Path:
-        """The directory of a checkpoint that is about to be written; it has no manifest yet."""
-        self.stage.progress.write("save", step, self.steps)
-        directory = self.stage.layout.checkpoints / f"{checkpoint.PREFIX}{step}"
-        if PartialState().is_main_process:
-            (directory / MANIFEST).unlink(missing_ok=True)
-        return directory
-
-    def closed(self, directory: Path, step: int, metrics: dict[str, float], since: float) -> None:
-        """Seal it when every process has written its part, and remove what is too old."""
-        PartialState().wait_for_everyone()
-        if PartialState().is_main_process:
-            checkpoint.seal(directory, self.origin, step, metrics)
-            checkpoint.rotate(directory.parent, self.stage.spec.keep_checkpoints)
-        self.seconds = time.monotonic() - since
 
 
 class StageTrainer(Trainer):
@@ -60,12 +29,12 @@ class StageTrainer(Trainer):
     keeper: Keeper
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        since, step = time.monotonic(), self.state.global_step
+        step = self.state.global_step
         directory = self.keeper.opened(step)
         self.complete_state()
         super()._save_checkpoint(model, trial)
         self.save_more(directory)
-        self.keeper.closed(directory, step, last_metrics(self.state.log_history), since)
+        self.keeper.closed(directory, step, last_metrics(self.state.log_history))
 
     def complete_state(self) -> None:
         """Put into the Trainer's state what TRL keeps beside it."""
@@ -84,16 +53,42 @@ class StageTrainer(Trainer):
         # none of Qwen2.5-VL's names and goes on with a warning (QwenLM/Qwen3-VL#1763).
         pass
 
+    def end_sampling_if_told(self) -> None:
+        """Between two updates, end if any process was told to; every process calls it.
+
+        What was sampled since the last update is given up. The checkpoint is that of the last
+        update to the bit, so the next attempt samples the same again.
+
+        Raises:
+            Terminated: what the last update left is saved.
+        """
+        if not _any_process(TERMINATION.requested):
+            return
+        if self.keeper.rewind(self.state):
+            self._save_checkpoint(self.model, trial=None)
+        raise Terminated(
+            f"was told to end; saved at update {self.keeper.saved}"
+            if self.keeper.saved
+            else "was told to end before the first update"
+        )
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        # Before the optimizer steps: the weights, and the checkpoints, are still good. DeepSpeed
+        # has been asked to step by then, but leaves that out where the norm is not finite, and
+        # says `inf` (0.19; older ones say -1).
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
-        if norm is not None and not math.isfinite(float(norm)):
-            # Before the optimizer steps: the weights, and the checkpoints, are still good.
-            raise StageFailure(
-                ErrorCode.NON_FINITE,
-                f"the gradient's norm is {float(norm)} in update {self.state.global_step + 1}: "
-                f"lower {self.keeper.stage.field}.learningRate, or look at the rows of this update",
-            )
+        if norm is not None and not 0 <= float(norm) < math.inf:
+            self._stop("the gradient's norm", float(norm))
+        if not math.isfinite(loss := float(self._tr_loss)):
+            self._stop("the loss", loss)
         return norm
+
+    def _stop(self, what: str, number: float) -> NoReturn:
+        raise StageFailure(
+            ErrorCode.NON_FINITE,
+            f"{what} is {number} in update {self.state.global_step + 1}: "
+            f"lower {self.keeper.stage.field}.learningRate, or look at the rows of this update",
+        )
 
     def create_model_card(self, *_args: Any, **_kwargs: Any) -> None:
         """Write none: a checkpoint is described by its manifest."""
@@ -102,18 +97,20 @@ class StageTrainer(Trainer):
 class StageCallback(TrainerCallback):
     """Reports each log line, ends on SIGTERM after the step, and stops at numbers that are none."""
 
-    def __init__(self, keeper: Keeper, extra: Mapping[str, float] | None = None) -> None:
+    def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
-        self.extra = extra if extra is not None else {}
         self.stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Take the intervals of this order: a resumed state has those of the one that saved it."""
         state.compute_steps(args, state.max_steps)
+        self.keeper.begin(state.global_step)
         self.keeper.stage.progress.write("train", state.global_step, self.keeper.steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:  # noqa: ARG002
         """Save and stop if any process was told to end."""
+        self.keeper.settle(wait=False)
+        self.keeper.take(state)
         if _any_process(TERMINATION.requested):
             control.should_save = True
             control.should_training_stop = True
@@ -136,18 +133,9 @@ class StageCallback(TrainerCallback):
                 f"the loss is {loss} in update {state.global_step}: "
                 f"lower {self.keeper.stage.field}.learningRate",
             )
-        values = named(numbers) | self._own()
         self.keeper.stage.progress.write(
-            "train", state.global_step, self.keeper.steps, values=values
+            "train", state.global_step, self.keeper.steps, values=named(numbers)
         )
-
-    def _own(self) -> dict[str, float]:
-        own = {"host_rss_bytes": _resident_bytes(), **self.extra}
-        if self.keeper.seconds:
-            own["checkpoint_seconds"] = self.keeper.seconds
-        if torch.cuda.is_available():
-            own["gpu_memory_peak_bytes"] = float(torch.cuda.max_memory_allocated())
-        return own
 
 
 def train(trainer: Any, callback: StageCallback, resume: Path | None) -> None:
@@ -155,12 +143,30 @@ def train(trainer: Any, callback: StageCallback, resume: Path | None) -> None:
 
     Raises:
         Terminated: the process was told to end; what was reached is saved.
-        StageFailure: a number was not finite.
+        StageFailure: a number was not finite; the checkpoints before it are whole.
+        CheckpointError: a checkpoint could not be sealed.
     """
+    if resume:
+        trainer.keeper.restore_counters(resume)
     with TERMINATION.deferred():
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        finally:
+            trainer.keeper.settle()
     if callback.stopped or TERMINATION.requested:
         raise Terminated(f"was told to end; saved at update {trainer.state.global_step}")
+
+
+def end_generation_when_told(model: Any) -> None:
+    """Have a model's `generate` end early once this process was told to end."""
+    criteria = StoppingCriteriaList([_ToldToEnd()])
+    model.generate = partial(model.generate, stopping_criteria=criteria)
+
+
+class _ToldToEnd(StoppingCriteria):
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
+        told = TERMINATION.requested
+        return torch.full((input_ids.shape[0],), told, dtype=torch.bool, device=input_ids.device)
 
 
 def last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
@@ -173,6 +179,16 @@ def last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
     return found | ({"loss": statistics.fmean(losses)} if losses else {})
 
 
+def total(counters: Mapping[str, float]) -> dict[str, float]:
+    """The sums over all processes, each of which has the same counters; all call it."""
+    state = PartialState()
+    if state.num_processes == 1 or not counters:
+        return dict(counters)
+    numbers = torch.tensor(list(counters.values()), dtype=torch.float64, device=state.device)
+    torch.distributed.all_reduce(numbers)
+    return dict(zip(counters, numbers.tolist(), strict=True))
+
+
 def _any_process(flag: bool) -> bool:
     """Whether it is true in any process; the same answer in all."""
     state = PartialState()
@@ -181,11 +197,3 @@ def _any_process(flag: bool) -> bool:
     number = torch.tensor(int(flag), device=state.device)
     torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
     return bool(number.item())
-
-
-def _resident_bytes() -> float:
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return math.nan
-    return float(int(pages) * os.sysconf("SC_PAGE_SIZE"))

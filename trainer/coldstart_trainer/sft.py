@@ -16,13 +16,15 @@ from coldstart.spec import SFT, Conversation
 from coldstart.stage import StageOrder, StageResult
 from coldstart_trainer import data, loop, model, options, text_rows, training
 from coldstart_trainer.inputs import Input
-from coldstart_trainer.loop import Keeper, StageCallback, StageTrainer
+from coldstart_trainer.keeper import Keeper
+from coldstart_trainer.loop import StageCallback, StageTrainer
+from coldstart_trainer.measuring import MeasuredRows
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.sampling import PassSampler
 from coldstart_trainer.training import TrainingStage
 
 
-class Trainer(StageTrainer, SFTTrainer):
+class Trainer(MeasuredRows, StageTrainer, SFTTrainer):
     """TRL's trainer with our saving and our order of rows."""
 
     updates_per_pass: int
