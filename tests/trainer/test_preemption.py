@@ -13,15 +13,15 @@ from coldstart.stage import MANIFEST
 from coldstart.status import ErrorCode
 
 LONG = {
-    "conversation": {"maxCompletionTokens": 300},
-    "promptsPerStep": 20,
-    "microBatchSize": 20,
+    "conversation": {"maxCompletionTokens": 150},
+    "promptsPerStep": 12,
+    "microBatchSize": 12,
     "maxSteps": 4,
     "saveSteps": 1000,
     "probe": {"size": 0},
     "resources": {"nodes": 2, "gpusPerNode": 0},
 }
-"""A pass is one sampling step of 80 long completions, learnt from in two updates."""
+"""A pass is one sampling step of 48 long completions, learnt from in two updates."""
 
 COUNTED = '''
 from length_reward import score as other
