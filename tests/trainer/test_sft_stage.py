@@ -141,6 +141,26 @@ def test_a_loss_that_is_no_number_stops_before_it_is_learnt(
     assert all(value.isfinite().all() for value in load_file(newest / "model.safetensors").values())
 
 
+def test_an_infinite_loss_stops_it_though_its_gradient_is_finite_and_nothing_is_logged(
+    tiny_model, tiny_rows, tmp_path, monkeypatch
+):
+    from coldstart_trainer import sft
+
+    original = sft.Trainer.compute_loss
+
+    def compute_loss(self, *inputs, **more):
+        loss = original(self, *inputs, **more)
+        return loss + float("inf") if self.state.global_step == 4 else loss
+
+    monkeypatch.setattr(sft.Trainer, "compute_loss", compute_loss)
+    given = order("sft", tmp_path / "runs", tiny_model, tiny_rows, logSteps=100)
+    with pytest.raises(StageFailure, match=r"the loss is inf in update 5: lower spec\.sft") as it:
+        here(given)
+    assert it.value.code is ErrorCode.NON_FINITE
+    newest = max(output(given).checkpoints.iterdir(), key=lambda path: path.name)
+    assert verify(newest).step == 4
+
+
 def test_in_bf16_with_gradient_checkpointing(tiny_model, tiny_rows, tmp_path):
     """Computed in bf16, kept and saved in fp32."""
     section = {"precision": "bf16", "gradientCheckpointing": True, "maxSteps": 3}
