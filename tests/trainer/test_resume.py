@@ -166,7 +166,7 @@ def test_two_processes_train_are_stopped_and_go_on_exactly(tiny_model, tiny_rows
 
 
 def test_two_nodes_find_each_other_by_the_environment(tiny_model, tiny_rows, tmp_path):
-    """As PyTorchJob sets it: one process on each, and the second begins later."""
+    """As PyTorchJob sets it, with one process on each."""
     section = {"resources": {"nodes": 2, "gpusPerNode": 0}, "maxSteps": 2, "probe": {"size": 0}}
     alone = order("sft", tmp_path / "alone", tiny_model, tiny_rows, maxSteps=2, probe={"size": 0})
     here(alone)
