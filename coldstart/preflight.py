@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coldstart.dataset import Dataset
+from coldstart.engine import vllm_mistake
 from coldstart.memory import forecast
 from coldstart.run import RunSpec
 from coldstart.spec import TrainingSpec
@@ -35,6 +36,9 @@ def _machine(spec: RunSpec) -> Iterator[str]:
                 f"spec.{stage.value}.resources.nodes: is {nodes}, "
                 "but coldstart run has one machine; set it to 1"
             )
+    rollout = spec.grpo.rollout if spec.grpo else None
+    if rollout and rollout.engine == "vllm" and (mistake := vllm_mistake()):
+        yield f"spec.grpo.rollout.engine: {mistake}; or set it to transformers"
 
 
 def _missing_files(spec: RunSpec, workdir: Path) -> Iterator[str]:

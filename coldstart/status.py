@@ -41,6 +41,7 @@ class ErrorCode(StrEnum):
     CHECKPOINT_INVALID = "CheckpointInvalid"
     CHECKPOINT_MISMATCH = "CheckpointMismatch"
     RESOURCES_MISSING = "ResourcesMissing"
+    SAMPLER_MISMATCH = "SamplerMismatch"
     NON_FINITE = "NonFinite"
     SELF_CHECK_FAILED = "SelfCheckFailed"
     GATE_REFUSED = "GateRefused"

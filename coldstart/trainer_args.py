@@ -76,8 +76,12 @@ GRPO_ARGS: Mapping[str, str] = {
     "temperature": "rollout.temperature",
     "top_p": "rollout.topP",
     "use_vllm": "rollout.engine",
+    "vllm_enable_sleep_mode": "rollout.sleep",
     "vllm_gpu_memory_utilization": "rollout.gpuMemoryUtilization",
+    "vllm_importance_sampling_correction": "rollout.maxMismatch",
+    "vllm_max_model_length": "conversation.maxPromptTokens",
     "vllm_mode": "rollout.mode",
+    "vllm_server_base_url": "rollout.serverUrl",
     "vllm_tensor_parallel_size": "rollout.tensorParallelSize",
 }
 """Options of GRPOConfig that the spec owns, with the field that does."""

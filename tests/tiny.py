@@ -78,6 +78,7 @@ def tiny_qwen3_vl(tmp_path_factory) -> Path:
                 "rope_type": "default",
                 "rope_theta": 3.0,
                 "mrope_section": [6, 5, 5],
+                "mrope_interleaved": True,  # as released models say; vLLM reads it
             }
         },
         vision_config={

@@ -84,6 +84,7 @@ def test_a_stage_that_the_file_does_not_have_is_refused(here):
     ("section", "message"),
     [
         ({"resources": {"nodes": 2}}, "spec.grpo.resources.nodes: is 2"),
+        ({"rollout": {"engine": "vllm"}}, "spec.grpo.rollout.engine: vLLM is not installed: pip"),
         ({"dataset": {"name": "gone.jsonl"}}, "spec.grpo.dataset.name: there is no file"),
         ({"probe": {"dataset": {"name": "./gone"}}}, "spec.grpo.probe.dataset.name: there is no"),
     ],

@@ -6,12 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from stage_attempts import again, here, lines, losses, order
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from coldstart.checkpoint import manifest_digest, verify
 from coldstart.layout import output
 from coldstart.status import ErrorCode
 from coldstart_trainer import grpo
 from coldstart_trainer.errors import StageFailure
+from coldstart_trainer.model import image_token_ids
 from coldstart_trainer.rewards import RewardError
 
 GOLDEN_REWARDS = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0]
@@ -128,6 +130,26 @@ def test_advantages_are_the_recipes(tiny_model, tiny_rows, tmp_path, monkeypatch
     assert torch.equal(equal, torch.zeros(10))
 
 
+def test_a_sampled_vision_token_costs_its_completion_and_no_more(
+    tiny_model, tiny_rows, tmp_path, monkeypatch, processor
+):
+    """The model would look for an image in the completion, and end the stage."""
+    original = GRPOTrainer._generate_single_turn
+    suppressed = []
+
+    def generate(self, *arguments, **named):
+        suppressed.append(self.generation_config.suppress_tokens)
+        completions, logps = original(self, *arguments, **named)
+        completions[1].insert(1, processor.image_token_id)
+        return completions, logps
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generate)
+    given = order("grpo", tmp_path / "runs", tiny_model, tiny_rows, maxSteps=4, probe={"size": 0})
+    result = here(given)
+    assert result.metrics["samples_dropped_total{vision_token}"] == 2
+    assert suppressed == [sorted(image_token_ids(processor))] * 2
+
+
 def test_it_starts_from_an_sft_checkpoint(tiny_model, tiny_rows, tmp_path):
     first = order("sft", tmp_path / "runs", tiny_model, tiny_rows, maxSteps=2, probe={"size": 0})
     here(first)
@@ -154,8 +176,8 @@ def test_it_starts_from_an_sft_checkpoint(tiny_model, tiny_rows, tmp_path):
         (
             {"rollout": {"engine": "vllm"}},
             StageFailure,
-            ErrorCode.INVALID_ORDER,
-            "spec.grpo.rollout.engine: vllm is not built yet",
+            ErrorCode.RESOURCES_MISSING,
+            "spec.grpo.rollout.engine: vLLM is not installed: pip install 'coldstart-operator",
         ),
         (
             {"promptsPerStep": 30},

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch.utils.data import Sampler
 from trl.trainer.grpo_config import GRPOConfig
 
@@ -21,11 +22,15 @@ from coldstart_trainer.loop import StageCallback, StageTrainer
 from coldstart_trainer.measuring import MeasuredRollouts
 from coldstart_trainer.policy.groups import GroupTrainer
 from coldstart_trainer.progress import ProgressLog
+from coldstart_trainer.rollout.server import require_server
+from coldstart_trainer.rollout.settings import EngineSettings, most_images, require_engine
+from coldstart_trainer.rollout.settings import arguments as engine_arguments
+from coldstart_trainer.rollout.trainer import EngineTrainer
 from coldstart_trainer.sampling import GroupSampler
 from coldstart_trainer.training import TrainingStage
 
 
-class Trainer(MeasuredRollouts, StageTrainer, GroupTrainer):
+class Trainer(MeasuredRollouts, StageTrainer, GroupTrainer, EngineTrainer):
     """Groups' trainer with our saving, our order of prompts, and rollouts through restarts."""
 
     updates_per_pass: int
@@ -84,7 +89,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     stage = TrainingStage(order, source, progress)
     spec = order.spec.grpo
     assert spec is not None
-    _require_engine(spec)
+    require_engine(spec)
     training.require_devices(stage)
     training.join(stage)
     conversation = order.spec.conversation
@@ -97,11 +102,21 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     steps = schedule.grpo_steps(spec, len(kept)).updates
     resume = training.resume_point(stage)
     config = options.configuration(GRPOConfig, stage, arguments(stage, spec, steps))
+    if config.use_vllm and config.vllm_mode == "server" and PartialState().is_main_process:
+        names = (order.spec.model.name, str(source.directory))
+        require_server(
+            config.vllm_server_base_url,
+            config.vllm_server_timeout,
+            names,
+            config.vllm_max_model_length,
+        )
     policy = model.load_model(resume or source.directory, precision="fp32")
     # TRL loads the reference model from where the policy says that it is from.
     policy.config._name_or_path = str(source.directory)  # noqa: SLF001
     model.freeze(policy, spec.freeze)
     loop.end_generation_when_told(policy)
+    images = most_images(rows.data)
+    engine = EngineSettings(spec, conversation, source.directory, processor, images)
     with rewards.rewards(spec.rewards, workdir=Path(order.workdir)) as scores:
         scores.check(kept.data, conversation)
         keeper = Keeper(stage, (rows.entry,), steps, scores.counters)
@@ -114,6 +129,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
             train_dataset=data.conversations(kept.data, conversation),
             processing_class=processor,
             callbacks=[callback],
+            engine=engine,
         )
         trainer.keeper = keeper
         trainer.updates_per_pass = per_pass * spec.updates_per_step
@@ -127,6 +143,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
 
 def arguments(stage: TrainingStage, spec: GRPO, steps: int) -> dict[str, Any]:
     """The options of GRPOConfig that the spec owns, each with its value (recipe, 3)."""
+    conversation = stage.order.spec.conversation
     return options.common_arguments(stage, steps) | {
         "beta": spec.loss.kl,
         "delta": spec.loss.dual_clip,
@@ -136,7 +153,7 @@ def arguments(stage: TrainingStage, spec: GRPO, steps: int) -> dict[str, Any]:
         "generation_batch_size": spec.completions_per_step,
         "loss_type": spec.loss.type,
         "mask_truncated_completions": spec.truncated == "mask",
-        "max_completion_length": stage.order.spec.conversation.max_completion_tokens,
+        "max_completion_length": conversation.max_completion_tokens,
         "num_generations": spec.group_size,
         "num_iterations": 1,
         "reward_weights": [reward.weight for reward in spec.rewards],
@@ -145,25 +162,8 @@ def arguments(stage: TrainingStage, spec: GRPO, steps: int) -> dict[str, Any]:
         "steps_per_generation": None,  # follows from generation_batch_size
         "temperature": spec.rollout.temperature,
         "top_p": spec.rollout.top_p,
-        "use_vllm": spec.rollout.engine == "vllm",
-        "vllm_gpu_memory_utilization": spec.rollout.gpu_memory_utilization,
-        "vllm_mode": spec.rollout.mode,
-        "vllm_tensor_parallel_size": spec.rollout.tensor_parallel_size,
+        **engine_arguments(spec, conversation),
     }
-
-
-def _require_engine(spec: GRPO) -> None:
-    """Refuse vLLM.
-
-    TRL 1.16 hands it prompts whose image tokens are already expanded, vLLM expands them again,
-    and training goes on with wrong prompts and no error (accuracy .005 in place of .94, measured
-    with vLLM 0.31 and 0.32).
-    """
-    if spec.rollout.engine == "vllm":
-        raise StageFailure(
-            ErrorCode.INVALID_ORDER,
-            "spec.grpo.rollout.engine: vllm is not built yet; set it to transformers",
-        )
 
 
 def _samplings_per_pass(stage: TrainingStage, spec: GRPO, rows: int) -> int:

@@ -5,6 +5,7 @@ How completions are scored stands in `scoring`, how they are sampled in TRL and 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -184,7 +185,7 @@ class GroupTrainer(ScoringTrainer):
         if self.left_out is not None and rollout.logprobs is not None:
             # They are not scored; a difference from the sampler's would be one from nothing.
             rollout.logprobs = [
-                [0.0] * len(values) if out else values
+                [math.nan] * len(values) if out else values
                 for values, out in zip(rollout.logprobs, self.left_out.tolist(), strict=True)
             ]
 

@@ -1,0 +1,1 @@
+"""Completions sampled by vLLM, and the checks that its prompts, weights and numbers are ours."""

@@ -1,0 +1,104 @@
+"""Prompts as vLLM must get them, and completions as the trainer must; no engine is needed here.
+
+TRL hands a colocated vLLM each prompt once for each of its G completions, and with its image tokens
+already written out. vLLM writes them out again (huggingface/trl#6401): wrong prompts, and no error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from itertools import groupby
+
+from torch import Tensor
+
+from coldstart.status import ErrorCode
+from coldstart_trainer.errors import StageFailure
+
+Tokens = list[int]
+
+
+def collapsed(tokens: Sequence[int], pad: int) -> Tokens:
+    """The prompt with each run of image tokens as one: vLLM writes out as many as it needs."""
+    found: Tokens = []
+    for token, run in groupby(tokens):
+        found += [token] if token == pad else list(run)
+    return found
+
+
+def copies(prompts: Sequence[Sequence[int]], group: int) -> int:
+    """How many rows in succession have the same prompt, given that groups lie side by side.
+
+    It is the size of a group, or less where a process holds parts of groups.
+    """
+    count = math.gcd(len(prompts), group)
+    for first in range(0, len(prompts), count):
+        rows = prompts[first : first + count]
+        assert all(row == rows[0] for row in rows), "the rows of a group have different prompts"
+    return count
+
+
+def require_same_tokens(ours: Sequence[int], theirs: Sequence[int], pad: int | None) -> None:
+    """Refuse a prompt that the engine saw differently from the trainer.
+
+    Args:
+        ours: the prompt as the trainer will compute it, image tokens written out.
+        theirs: the prompt that the engine sampled from.
+        pad: the image token; None for a text model.
+
+    Raises:
+        StageFailure: SamplerMismatch.
+    """
+    if list(ours) == list(theirs):
+        return
+    counts = [tokens.count(pad) if pad is not None else 0 for tokens in (ours, theirs)]
+    if counts[0] != counts[1]:
+        raise StageFailure(
+            ErrorCode.SAMPLER_MISMATCH,
+            f"a prompt has {counts[0]} image tokens for the trainer and {counts[1]} for vLLM: both "
+            "must scale images alike; look at conversation.minPixels and maxPixels, and at the "
+            "processor's files in the model directory",
+        )
+    raise StageFailure(
+        ErrorCode.SAMPLER_MISMATCH,
+        f"a prompt of {len(ours)} tokens reached vLLM as another one, of {len(theirs)} tokens",
+    )
+
+
+def without_vision(
+    completions: list[Tokens],
+    logps: list[list[float]] | None,
+    forbidden: AbstractSet[int],
+    end: int,
+) -> tuple[list[Tokens], list[list[float]] | None]:
+    """Completions cut where a token stands for pixels, which would be read as an image.
+
+    Nothing is to sample one; should it happen all the same, the completion ends there, twice: no
+    other one goes on after its end, so `ended_twice` finds it wherever its group is moved to.
+
+    Args:
+        completions: the tokens of each.
+        logps: their log-probabilities, where there are any; not known for the ends.
+        forbidden: the tokens that stand for pixels.
+        end: the token that ends a completion.
+    """
+    for row, ids in enumerate(completions):
+        if not forbidden.isdisjoint(ids):
+            at = next(place for place, token in enumerate(ids) if token in forbidden)
+            completions[row] = [*ids[:at], end, end]
+            if logps is not None:
+                logps[row] = [*logps[row][:at], math.nan, math.nan]
+    return completions, logps
+
+
+def ended_twice(completions: Tensor, mask: Tensor, end: int) -> Tensor:
+    """(B,), bool: the completions that `without_vision` has cut.
+
+    Args:
+        completions: (B, C), their tokens.
+        mask: (B, C), 1 for those that are not padding.
+        end: the token that ends a completion.
+    """
+    ends = (completions == end) & mask.bool()
+    return (ends[:, :-1] & ends[:, 1:]).any(dim=1)
