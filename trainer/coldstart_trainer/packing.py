@@ -111,5 +111,7 @@ class PackingTrainer(SFTTrainer):
         return {**fields, "attention_mask": present.expand(1, 1, 1, packed.tokens)}
 
     def _why_not(self) -> str:
-        set_here = (f"trainerArgs.{name} is set" for name in NEED_PADDED if getattr(self.args, name))
+        set_here = (
+            f"trainerArgs.{name} is set" for name in NEED_PADDED if getattr(self.args, name)
+        )
         return next(set_here, "") or support.obstacle(self.accelerator.unwrap_model(self.model))

@@ -132,9 +132,7 @@ class Parts:
         segments = tuple(len(completion) for completion in completions)
         self.groups.append(Group(len(prompt) - 1, segments))
 
-    def add_sequence(
-        self, ids: Tensor, positions: Tensor, scored: Tensor, targets: Tensor
-    ) -> None:
+    def add_sequence(self, ids: Tensor, positions: Tensor, scored: Tensor, targets: Tensor) -> None:
         """A sequence of its own.
 
         Args:
@@ -190,9 +188,7 @@ def _joined(images: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: torch.cat([each[key] for each in there]) for key in (there[0] if there else ())}
 
 
-def token_positions(
-    model: Any, ids: Tensor, present: Tensor, pixels: dict[str, Tensor]
-) -> Tensor:
+def token_positions(model: Any, ids: Tensor, present: Tensor, pixels: dict[str, Tensor]) -> Tensor:
     """Positions of padded rows' tokens: (3, n, L) where they are multimodal, else (1, n, L)."""
     if not hasattr(model.config, "vision_config"):
         return (present.cumsum(1) - 1).clamp(min=0)[None]
