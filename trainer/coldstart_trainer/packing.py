@@ -54,7 +54,7 @@ class PackingTrainer(SFTTrainer):
         self,
         model: Any,
         inputs: Any,
-        return_outputs: bool = False,  # noqa: FBT001, FBT002 -- as transformers calls it
+        return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
         """TRL's loss of a batch, which goes through the model packed.
@@ -71,7 +71,8 @@ class PackingTrainer(SFTTrainer):
                 avoided = 1 - packed.row.layout.length / packed.padded_tokens
                 self._metrics["train"][PADDING].append(avoided)
             inputs = self._fields(packed)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        trl: Any = super()
+        return trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def check_packing(self, model: Any, batch: dict[str, Any]) -> None:
         """Score a batch packed and padded, and log the greatest difference of its rows.
