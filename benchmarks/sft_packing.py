@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from findings import machine_class
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from trl.trainer.utils import add_fused_lm_head
@@ -196,8 +195,8 @@ PAGE = """\
 and padded in turn, medians of {repeats}; a random Qwen2.5-VL of {millions:.1f} million parameters
 in fp32. A micro-batch with more padding gains more, one without gains nothing.
 
-Measured on {day} on {machine} (load average of its last minute: {load:.1f}), with Python {python},
-{versions}.
+Measured on {day} on {cores} CPU cores ({machine}; load average of its last minute: {load:.1f}),
+with Python {python}, {versions}.
 
 | measure | found |
 |---|---|
@@ -220,7 +219,8 @@ def page(found: dict[str, float], options: argparse.Namespace) -> str:
         repeats=options.repeats,
         millions=sum(p.numel() for p in built_model().parameters()) / 1e6,
         day=f"{datetime.now(UTC):%Y-%m-%d}",
-        machine=machine_class(),
+        cores=os.cpu_count(),
+        machine=platform.machine(),
         load=os.getloadavg()[0],
         python=platform.python_version(),
         versions=", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl")),
