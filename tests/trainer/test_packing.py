@@ -133,7 +133,12 @@ def test_several_processes_show_the_vision_tower_an_image(trainer, learnable, mo
     batch = packed.data_collator([learnable[1], learnable[3]])
     assert "pixel_values" not in batch
     monkeypatch.setattr(type(packed.accelerator), "num_processes", 2)
-    _, gradients, _ = outcome(packed, batch)
+    seen = []
+    tower = packed.model.model.visual
+    tower.register_forward_pre_hook(lambda _module, given: seen.append(given[0].any()))
+    _, gradients, logged = outcome(packed, batch)
+    assert seen == [False] * 3  # twice to compare, packed and padded, and once to learn
+    assert logged[support.SELF_CHECK][0] < 1e-5
     tower = [gradients[n] for n, _ in packed.model.named_parameters() if "visual" in n]
     assert tower
     assert not any(gradient.any() for gradient in tower)

@@ -25,10 +25,9 @@ NEED_PADDED = (
     "label_smoothing_factor",
     "neftune_noise_alpha",
     "padding_free",
-    "parallelism_config",
     "torch_compile",
 )
-"""Options of TRL that are about padded rows: with a value, rows are not packed."""
+"""Options of TRL that reach into padded rows: with a value, rows are not packed."""
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +82,12 @@ class PackingTrainer(SFTTrainer):
         Raises:
             StageFailure: it is above the tolerance (SelfCheckFailed).
         """
+        fields = self._fields(self._packed(batch))
+        if self._several and sequences.lacks_image(self._core, batch):
+            batch = sequences.with_unseen_image(self._core, batch)
         with torch.no_grad():
             padded = model(**batch, use_cache=False, fused_lm_head=True)
-            packed = model(**self._fields(self._packed(batch)), fused_lm_head=True)
+            packed = model(**fields, fused_lm_head=True)
         learnt = padded.label_mask
         scores = packed.log_probs[packed.label_mask].to(padded.log_probs.dtype)
         differences = (padded.log_probs.masked_scatter(learnt, scores) - padded.log_probs).abs()
@@ -101,9 +103,17 @@ class PackingTrainer(SFTTrainer):
             )
         self.checked = True
 
+    @property
+    def _core(self) -> Any:
+        return forward.core(self.accelerator.unwrap_model(self.model))
+
+    @property
+    def _several(self) -> bool:
+        """Whether there are other processes, which must run the same parts of the model."""
+        return bool(self.accelerator.num_processes > 1)
+
     def _packed(self, batch: dict[str, Any]) -> sequences.Packed:
-        core = forward.core(self.accelerator.unwrap_model(self.model))
-        return sequences.pack(core, batch, need_image=self.accelerator.num_processes > 1)
+        return sequences.pack(self._core, batch, need_image=self._several)
 
     def _fields(self, packed: sequences.Packed) -> dict[str, Any]:
         fields = forward.inputs(packed.row)

@@ -148,18 +148,10 @@ class Parts:
 
     def add_unseen_image(self, model: Any, axes: int) -> dict[str, Tensor]:
         """The smallest image as a group of its own; returns its pixels."""
-        config, device = model.config, self.ids[0].device
-        vision = config.vision_config
-        ids = torch.tensor([getattr(config, name) for name in VISION_TOKENS], device=device)
-        self._put(ids, torch.arange(len(ids), device=device).expand(axes, -1))
+        ids, pixels = unseen_image(model, self.ids[0].device)
+        self._put(ids, torch.arange(len(ids), device=ids.device).expand(axes, -1))
         self.groups.append(Group(len(ids)))
-        side = vision.spatial_merge_size
-        channels = getattr(vision, "in_channels", None) or vision.in_chans
-        patch = channels * vision.temporal_patch_size * vision.patch_size**2
-        return {
-            "pixel_values": torch.zeros((side * side, patch), device=device),
-            "image_grid_thw": torch.tensor([[1, side, side]], device=device),
-        }
+        return pixels
 
     def _put(self, ids: Tensor, positions: Tensor) -> None:
         self.ids.append(ids)
@@ -186,6 +178,18 @@ def _own(lengths: list[int], block: int, share: int) -> list[int]:
 def _joined(images: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     there = [each for each in images if each]
     return {key: torch.cat([each[key] for each in there]) for key in (there[0] if there else ())}
+
+
+def unseen_image(model: Any, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    """The smallest image that the model takes, black: its tokens, (3,), and its pixels."""
+    config, vision = model.config, model.config.vision_config
+    side = vision.spatial_merge_size
+    channels = getattr(vision, "in_channels", None) or vision.in_chans
+    patch = channels * vision.temporal_patch_size * vision.patch_size**2
+    return torch.tensor([getattr(config, name) for name in VISION_TOKENS], device=device), {
+        "pixel_values": torch.zeros((side * side, patch), device=device),
+        "image_grid_thw": torch.tensor([[1, side, side]], device=device),
+    }
 
 
 def token_positions(model: Any, ids: Tensor, present: Tensor, pixels: dict[str, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from coldstart_trainer.shared.forward import Row
-from coldstart_trainer.shared.rows import Parts, token_positions
+from coldstart_trainer.shared.rows import Parts, token_positions, unseen_image
 
 IGNORED = -100
 """The label of a token that is not learnt."""
@@ -60,9 +60,32 @@ def pack(model: Any, batch: Mapping[str, Tensor], *, need_image: bool = False) -
             parts.add_sequence(own[:length], where[:, :length], scored, targets[learnt])
     if not any(len(targets) for targets in parts.targets):
         _stand_in(parts, ids[0][present[0]][:1], positions[:, 0, present[0]][:, :1])
-    if need_image and not pixels and hasattr(model.config, "vision_config"):
+    if need_image and lacks_image(model, batch):
         pixels = parts.add_unseen_image(model, positions.shape[0])
     return Packed(parts.row(pixels), int(present.sum()), present.numel())
+
+
+def lacks_image(model: Any, batch: Mapping[str, Tensor]) -> bool:
+    """Whether the batch leaves out a vision tower that the model has."""
+    return hasattr(model.config, "vision_config") and "pixel_values" not in batch
+
+
+def with_unseen_image(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The batch, which has no image, with one in a further row that nothing is learnt of."""
+    ids, pixels = unseen_image(model, batch["input_ids"].device)
+    added = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.full_like(ids, IGNORED),
+        "mm_token_type_ids": (ids == model.config.image_token_id).int(),
+    }
+    made = {}
+    for name, row in added.items():
+        rows = batch.get(name, torch.zeros_like(batch["input_ids"]))
+        filler = IGNORED if name == "labels" else 0
+        filled = pad(row, (0, rows.shape[1] - len(row)), value=filler)
+        made[name] = torch.cat([rows, filled[None].to(rows.dtype)])
+    return {**batch, **made, **pixels}
 
 
 def _needed(wanted: Tensor) -> int:
