@@ -191,9 +191,10 @@ def measured(options: argparse.Namespace) -> dict[str, float]:
 PAGE = """\
 # Fine-tuning without padding
 
-`{command}`: one micro-batch of {rows} rows of ragged lengths, forward, loss and backward, packed
-and padded in turn, medians of {repeats}; a random Qwen2.5-VL of {millions:.1f} million parameters
-in fp32. A micro-batch with more padding gains more, one without gains nothing.
+`{command}`: one micro-batch of
+{rows} rows of ragged lengths, forward, loss and backward, packed and padded in turn, medians of
+{repeats}; a random Qwen2.5-VL of {millions:.1f} million parameters in fp32. A micro-batch with more
+padding gains more, one without gains nothing.
 
 Measured on {day} on {cores} CPU cores ({machine}; load average of its last minute: {load:.1f}),
 with Python {python}, {versions}.
