@@ -329,11 +329,20 @@ METRICS = (
         "packed_selfcheck_nats",
         "gauge",
         "nats",
-        "Greatest difference of log-probabilities between the shared and the dense computation "
-        "of the first group.",
-        ("grpo",),
+        "Greatest difference of log-probabilities between the packed and the dense computation "
+        "of the first group, or, of a row's mean, of the first micro-batch (SFT).",
+        _TRAINING,
         source="shared/selfcheck_nats",
-        needs="sharedPrompt",
+        needs="sharedPrompt or packing",
+    ),
+    Metric(
+        "padding_avoided_ratio",
+        "gauge",
+        "ratio",
+        "Share of the padded micro-batches that packing did not compute.",
+        ("sft",),
+        source="shared/padding_ratio",
+        needs="packing",
     ),
     Metric(
         "samples_dropped_total",

@@ -279,8 +279,9 @@ class SFT(TrainingSpec):
     """Optimizer updates between two evaluations of the loss on the held-out rows."""
     packing: bool = True
     """Put the rows of a micro-batch end to end, without padding, each attending to itself only;
-    loss and gradients are those of the padded rows. Left off, with the reason in the log, for
-    models whose layers do not allow it."""
+    loss and gradients are those of the padded rows, which the first step checks. One row has no
+    padding: it is a greater microBatchSize that this makes cheap. Left off, with the reason in the
+    log, for models whose layers do not allow it."""
     trainer_args: Annotated[
         dict[Annotated[str, AfterValidator(refuse_owned("sft", SFT_ARGS))], Open],
         Field(max_length=100),

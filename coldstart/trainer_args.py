@@ -51,7 +51,7 @@ SFT_ARGS: Mapping[str, str] = {
     "eval_steps": "evalSteps",
     "eval_strategy": "evalSteps",
     "max_length": "conversation.maxCompletionTokens",
-    "packing": "batchSize",
+    "packing": "packing",
     "per_device_eval_batch_size": "microBatchSize",
 }
 """Options of SFTConfig that the spec owns, with the field that does."""

@@ -97,7 +97,12 @@ def test_from_any_checkpoint_it_goes_on_as_if_never_stopped(trained, tmp_path):
         rest = {update: values for update, values in losses(given).items() if update > step}
         assert losses(resumed) == rest
         assert second.checkpoint.step == 12
-        assert second.metrics == pytest.approx(result.metrics)
+        # Each attempt checks its own first update; what it finds is rounding.
+        numbers, expected = (
+            {name: value for name, value in each.items() if "selfcheck" not in name}
+            for each in (second.metrics, result.metrics)
+        )
+        assert numbers == pytest.approx(expected)
         assert not changed_parts(output(given).final, output(resumed).final)
 
 

@@ -147,7 +147,8 @@ def test_sft_shows_all_of_the_table_that_it_can(exporter, tiny_model, tiny_rows,
     assert len(pages) > 3
     shown = {name.removeprefix(PREFIX) for name in families(text)}
     always = {row.name for row in METRICS if "sft" in row.stages and not row.needs}
-    assert shown == always - {"info", "restarts_total"} | {"eval_loss"}
+    packing = {"packed_selfcheck_nats", "padding_avoided_ratio"}
+    assert shown == always - {"info", "restarts_total"} | {"eval_loss"} | packing
     spent = {
         name: value(text, "coldstart_phase_seconds_sum", phase=name)
         for name in ("prepare", "forward_backward", "optimizer")

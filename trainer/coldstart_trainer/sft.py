@@ -9,7 +9,6 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import TrainerState
 from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from coldstart import schedule
 from coldstart.spec import SFT, Conversation
@@ -19,13 +18,14 @@ from coldstart_trainer.inputs import Input
 from coldstart_trainer.keeper import Keeper
 from coldstart_trainer.loop import StageCallback, StageTrainer
 from coldstart_trainer.measuring import MeasuredRows
+from coldstart_trainer.packing import PackingTrainer
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.sampling import PassSampler
 from coldstart_trainer.training import TrainingStage
 
 
-class Trainer(MeasuredRows, StageTrainer, SFTTrainer):
-    """TRL's trainer with our saving and our order of rows."""
+class Trainer(MeasuredRows, StageTrainer, PackingTrainer):
+    """TRL's trainer on packed rows with our saving and our order of rows."""
 
     updates_per_pass: int
 
@@ -72,6 +72,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     keeper = Keeper(stage, (rows.entry,), steps)
     callback = StageCallback(keeper)
     trainer = Trainer(
+        spec=spec,
         model=policy,
         args=config,
         train_dataset=learnable(kept.data, processor, conversation),

@@ -23,13 +23,8 @@ from coldstart_trainer.policy.pictures import Pixels, joined
 from coldstart_trainer.shared import forward, support
 from coldstart_trainer.shared.rows import Batch, pack
 
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.25}
-"""Nats by which a token's log-probability may change with the shape of the batch alone, by the
-precision of the computation."""
-
 REUSE = "shared/prompt_reuse_ratio"
-SELF_CHECK = "shared/selfcheck_nats"
-"""Keys under which TRL logs how many tokens sharing saved, and what the self-check found."""
+"""Key under which TRL logs how many tokens sharing saved."""
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +129,8 @@ class ScoringTrainer(GRPOTrainer):
         if not int(self.accelerator.reduce(compared)):
             return False
         found = float(self.accelerator.gather(greatest[None]).max())
-        self._metrics["train"][SELF_CHECK].append(found)
-        tolerance = self.spec.self_check_tolerance or TOLERANCE[self.spec.precision]
+        self._metrics["train"][support.SELF_CHECK].append(found)
+        tolerance = self.spec.self_check_tolerance or support.TOLERANCE[self.spec.precision]
         if not found <= tolerance:
             raise StageFailure(
                 ErrorCode.SELF_CHECK_FAILED,

@@ -42,12 +42,17 @@ def prepare(model: Any) -> None:
         model: a model of transformers with TRL's fused LM head, or a PEFT model around one.
     """
     attention.register()
-    core = model.get_base_model() if is_peft_model(model) else model
-    text = core.config.get_text_config()
+    inner = core(model)
+    text = inner.config.get_text_config()
     if text._attn_implementation == attention.NAME:  # noqa: SLF001
         return
     text._attn_implementation = attention.NAME  # noqa: SLF001
-    core.base_model.register_forward_hook(_only_scored, with_kwargs=True)
+    inner.base_model.register_forward_hook(_only_scored, with_kwargs=True)
+
+
+def core(model: Any) -> Any:
+    """A model of transformers without the adapter around it."""
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 def score(model: Any, row: Row) -> Any:
@@ -57,20 +62,24 @@ def score(model: Any, row: Row) -> Any:
         model: prepared, and maybe wrapped for data parallelism.
         row: the packed row.
     """
+    return model(**inputs(row), fused_lm_head=True)
+
+
+def inputs(row: Row) -> dict[str, Any]:
+    """What TRL's fused LM head and a prepared model take of a row."""
     # A mask that is already four-dimensional is passed on as it is, so that none is made for the
     # row; the attention looks at the layout instead.
     no_mask = torch.zeros((1, 1, 1, 1), dtype=torch.bool, device=row.input_ids.device)
-    return model(
-        input_ids=row.input_ids,
-        attention_mask=no_mask,
-        position_ids=row.position_ids,
-        shift_labels=row.targets[None],
-        fused_lm_head=True,
-        use_cache=False,
-        group_layout=row.layout,
-        scored=row.scored,
+    return {
+        "input_ids": row.input_ids,
+        "attention_mask": no_mask,
+        "position_ids": row.position_ids,
+        "shift_labels": row.targets[None],
+        "use_cache": False,
+        "group_layout": row.layout,
+        "scored": row.scored,
         **row.pixels,
-    )
+    }
 
 
 def _only_scored(

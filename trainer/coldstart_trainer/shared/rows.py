@@ -84,8 +84,8 @@ def pack(model: Any, batch: Batch, *, need_image: bool = False) -> Packed:
     pixels = _joined(images)
     prompts, present = batch.prompt_ids[firsts], batch.prompt_mask[firsts].bool()
     _refuse_final_image(model, prompts)
-    positions = _positions(model, prompts, present, pixels)
-    parts = _Parts()
+    positions = token_positions(model, prompts, present, pixels)
+    parts = Parts()
     for place, block in enumerate(kept):
         tokens = prompts[place][present[place]]
         where = positions[:, place, present[place]]
@@ -105,7 +105,7 @@ def pack(model: Any, batch: Batch, *, need_image: bool = False) -> Packed:
     return Packed(parts.row(pixels), mask, dense)
 
 
-class _Parts:
+class Parts:
     """A row in the making."""
 
     def __init__(self) -> None:
@@ -132,20 +132,26 @@ class _Parts:
         segments = tuple(len(completion) for completion in completions)
         self.groups.append(Group(len(prompt) - 1, segments))
 
+    def add_sequence(self, ids: Tensor, positions: Tensor, scored: Tensor, targets: Tensor) -> None:
+        """A sequence of its own.
+
+        Args:
+            ids: (S,), its tokens.
+            positions: (3 or 1, S), their positions.
+            scored: (N,), which of its tokens, counted from its first, have a next one to score.
+            targets: (N,), those next tokens.
+        """
+        self.scored.append(scored + self.length)
+        self.targets.append(targets)
+        self._put(ids, positions)
+        self.groups.append(Group(len(ids)))
+
     def add_unseen_image(self, model: Any, axes: int) -> dict[str, Tensor]:
         """The smallest image as a group of its own; returns its pixels."""
-        config, device = model.config, self.ids[0].device
-        vision = config.vision_config
-        ids = torch.tensor([getattr(config, name) for name in VISION_TOKENS], device=device)
-        self._put(ids, torch.arange(len(ids), device=device).expand(axes, -1))
+        ids, pixels = unseen_image(model, self.ids[0].device)
+        self._put(ids, torch.arange(len(ids), device=ids.device).expand(axes, -1))
         self.groups.append(Group(len(ids)))
-        side = vision.spatial_merge_size
-        channels = getattr(vision, "in_channels", None) or vision.in_chans
-        patch = channels * vision.temporal_patch_size * vision.patch_size**2
-        return {
-            "pixel_values": torch.zeros((side * side, patch), device=device),
-            "image_grid_thw": torch.tensor([[1, side, side]], device=device),
-        }
+        return pixels
 
     def _put(self, ids: Tensor, positions: Tensor) -> None:
         self.ids.append(ids)
@@ -174,13 +180,25 @@ def _joined(images: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: torch.cat([each[key] for each in there]) for key in (there[0] if there else ())}
 
 
-def _positions(model: Any, prompts: Tensor, present: Tensor, pixels: dict[str, Tensor]) -> Tensor:
-    """Positions of the prompts' tokens: (3, n, P) where they are multimodal, else (1, n, P)."""
+def unseen_image(model: Any, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    """The smallest image that the model takes, black: its tokens, (3,), and its pixels."""
+    config, vision = model.config, model.config.vision_config
+    side = vision.spatial_merge_size
+    channels = getattr(vision, "in_channels", None) or vision.in_chans
+    patch = channels * vision.temporal_patch_size * vision.patch_size**2
+    return torch.tensor([getattr(config, name) for name in VISION_TOKENS], device=device), {
+        "pixel_values": torch.zeros((side * side, patch), device=device),
+        "image_grid_thw": torch.tensor([[1, side, side]], device=device),
+    }
+
+
+def token_positions(model: Any, ids: Tensor, present: Tensor, pixels: dict[str, Tensor]) -> Tensor:
+    """Positions of padded rows' tokens: (3, n, L) where they are multimodal, else (1, n, L)."""
     if not hasattr(model.config, "vision_config"):
         return (present.cumsum(1) - 1).clamp(min=0)[None]
     found, _ = model.base_model.get_rope_index(
-        input_ids=prompts,
-        mm_token_type_ids=(prompts == model.config.image_token_id).int(),
+        input_ids=ids,
+        mm_token_type_ids=(ids == model.config.image_token_id).int(),
         image_grid_thw=pixels.get("image_grid_thw"),
         attention_mask=present,
     )

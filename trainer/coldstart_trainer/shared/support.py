@@ -1,4 +1,4 @@
-"""Which models can have their rows packed exactly, and the reason where one cannot."""
+"""Which models can have their rows packed, how exactly, and the reason where one cannot."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from coldstart_trainer.shared.attention import NAME
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2", "qwen3")
 """Model types whose packed rows are tested against dense ones."""
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.25}
+"""Nats by which a token's log-probability may change with the shape of the batch alone, by the
+precision of the computation."""
+
+SELF_CHECK = "shared/selfcheck_nats"
+"""Key under which TRL logs how far packed rows were from dense ones in the first step."""
 
 
 def obstacle(model: Any) -> str:
@@ -36,7 +43,7 @@ def obstacle(model: Any) -> str:
         (attention not in ("sdpa", NAME), f"its attention is {attention}, not sdpa"),
         (
             _dropout(model, text),
-            "it has dropout, which would differ between the copies of a prompt",
+            "it has dropout, which is drawn otherwise for a packed row",
         ),
         (
             getattr(adapter, "is_prompt_learning", False),
