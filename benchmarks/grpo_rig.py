@@ -200,4 +200,6 @@ def trainer(
         made = GRPOTrainer(**options)
     made.current_gradient_accumulation_steps = 1
     made.model.to(config.device).train()
+    if checkpointing:  # what the Trainer does when it begins to train
+        made.model.gradient_checkpointing_enable(config.gradient_checkpointing_kwargs)
     return made

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpo_rig as rig
@@ -159,9 +159,16 @@ def peak_bytes(name: str, *, checkpointing: bool) -> float:
 def own_peak(name: str, *, checkpointing: bool) -> float:
     """The same, measured in this process, which must not have done anything else."""
     bench = Bench(rig.Shapes(), checkpointing=checkpointing)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+    before = _resident("VmRSS")
     bench.update(name)
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    """Bytes of memory that Linux counts for this process: now (VmRSS), or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def on_cpu(repeats: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from coldstart_trainer.shared.layout import Group, Layout
@@ -80,17 +80,16 @@ def register() -> None:
 
 
 def _dot_product(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-    repeats = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     # One split, whose backward pass is one concatenation; slices would each add to a whole row.
     parts = iter(
         zip(*(torch.split(x, layout.sizes, dim=2) for x in (query, key, value)), strict=True)
     )
+    grouped = query.shape[1] != key.shape[1]
     made: list[Tensor] = []
     for group in layout.groups:
         prefix = next(parts) if group.prefix else None
         if prefix is not None:
-            made.append(_scaled(*prefix, is_causal=True, scale=scale))
+            made.append(_scaled(*prefix, is_causal=True, scale=scale, enable_gqa=grouped))
         if group.segments:
             own = [next(parts) for _ in group.segments]
             made += _segments(group, prefix, own, scale)
@@ -115,8 +114,13 @@ def _segments(group: Group, prefix: Part | None, own: list[Part], scale: float) 
         )
     # Causal, aligned with the last key: the prefix is before all of it.
     mask = query.new_ones((longest, group.prefix + longest), dtype=torch.bool).tril(group.prefix)
-    result = _scaled(query, key, value, attn_mask=mask, scale=scale)
-    pieces = zip(torch.split(result, 1), group.segments, strict=True)
+    # Heads that share a key head stand one below the other, as if they were further queries: no
+    # key is copied for them, and every kernel takes it (with a mask, few take grouped heads).
+    _, heads, _, size = query.shape
+    shared = heads // key.shape[1]
+    below = query.reshape(count, key.shape[1], shared * longest, size)
+    result = _scaled(below, key, value, attn_mask=mask.repeat(shared, 1), scale=scale)
+    pieces = zip(torch.split(result.view_as(query), 1), group.segments, strict=True)
     return [piece[:, :, :length] for piece, length in pieces]
 
 
