@@ -398,8 +398,9 @@ class GRPO(TrainingSpec):
     micro-batch, in every pass; log-probabilities and gradients are those of computing it anew for
     each. Left off, with the reason in the log, for models whose layers do not allow it."""
     self_check_tolerance: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Greatest difference, in nats, between log-probabilities with and without sharing that the
-    first step accepts on one group; absent: 0.0001 in fp32, 0.25 in bf16."""
+    """Greatest difference, in nats a token, between a completion's log-probabilities with and
+    without sharing that the first step accepts on one group; absent: 0.0001 in fp32, 0.05 in
+    bf16."""
     zero_variance: Literal["drop", "keep"] = "drop"
     """Groups whose rewards are all equal: left out of the update, or kept, where only the KL
     term learns from them."""

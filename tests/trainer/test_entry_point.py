@@ -244,3 +244,21 @@ def test_an_order_has_camel_case_keys_only(given):
     document["schema_version"] = document.pop("schemaVersion")
     with pytest.raises(ValueError, match="schema_version: unknown key"):
         entry.read_order(json.dumps(document))
+
+
+def test_once_it_is_known_how_an_attempt_ended_sigterm_changes_nothing():
+    """The result is being written: ended there, the attempt would have none."""
+    program = (
+        "import os, signal\n"
+        "from coldstart_trainer.termination import TERMINATION\n"
+        "TERMINATION.install()\n"
+        "TERMINATION.settle()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert TERMINATION.requested\n"
+        "TERMINATION.install()\n"
+        "TERMINATION.requested = False\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=False)
+    assert b"Terminated" in done.stderr
+    assert b"AssertionError" not in done.stderr

@@ -49,11 +49,20 @@ def batches(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("micro", [2, 4, 8])
-@pytest.mark.parametrize("kl", [0.0, 0.1])
-def test_sharing_changes_no_loss(tiny_model, tiny_rows, tmp_path, micro, kl):
-    """With several groups in a micro-batch, with one, with halves of one."""
-    section = SHORT | {"microBatchSize": micro, "loss": {"kl": kl}, "gradientCheckpointing": True}
+@pytest.mark.parametrize(
+    ("micro", "loss"),
+    [
+        (2, {"kl": 0.1}),
+        (4, {"kl": 0.0, "type": "dr_grpo"}),
+        (8, {"kl": 0.1, "type": "dapo"}),
+        (4, {"kl": 0.0, "type": "cispo"}),
+        (8, {"kl": 0.0, "type": "vespo"}),
+        (4, {"kl": 0.0, "type": "luspo"}),
+    ],
+)
+def test_sharing_changes_no_loss(tiny_model, tiny_rows, tmp_path, micro, loss):
+    """With several groups in a micro-batch, with one, with halves of one; by each type of loss."""
+    section = SHORT | {"microBatchSize": micro, "loss": loss, "gradientCheckpointing": True}
     found = []
     for shared in (True, False):
         storage = tmp_path / str(shared)

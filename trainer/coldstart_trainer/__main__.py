@@ -81,10 +81,13 @@ def attempt(order: StageOrder, rank: int) -> StageResult:
         progress = ProgressLog(layout.metrics, order.attempt, enabled=rank == 0)
         try:
             with exposed(order, progress.meter, rank), phases.recorded(progress.meter):
-                return _run(order, layout, progress, rank)
+                result = _run(order, layout, progress, rank)
+                TERMINATION.settle()
+                return result
         finally:
             alive.close()
     except (Exception, Terminated, KeyboardInterrupt) as error:  # noqa: BLE001 - see docstring
+        TERMINATION.settle()
         log.error("%s", traceback.format_exc())  # noqa: TRY400 - the traceback alone
         code, message = errors.classify(error, Path(order.storage))
         if code in (ErrorCode.INTERNAL, ErrorCode.WORKER_LOST) and TERMINATION.requested:

@@ -74,10 +74,7 @@ class PackingTrainer(SFTTrainer):
         return trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def check_packing(self, model: Any, batch: dict[str, Any]) -> None:
-        """Score a batch packed and padded, and log the greatest difference of its rows.
-
-        A row's is the mean over its tokens: of many tokens one of little probability differs by
-        more than what a mistake would show in all, for rounding in bf16 alone.
+        """Score a batch packed and padded, and log how far the worst row is apart.
 
         Raises:
             StageFailure: it is above the tolerance (SelfCheckFailed).
@@ -90,9 +87,9 @@ class PackingTrainer(SFTTrainer):
             packed = model(**fields, fused_lm_head=True)
         learnt = padded.label_mask
         scores = packed.log_probs[packed.label_mask].to(padded.log_probs.dtype)
-        differences = (padded.log_probs.masked_scatter(learnt, scores) - padded.log_probs).abs()
-        by_row = differences.sum(1) / learnt.sum(1).clamp(min=1)
-        found = float(self.accelerator.gather(by_row.max()[None]).max())
+        unpacked = padded.log_probs.masked_scatter(learnt, scores)
+        worst = support.worst_row(unpacked, padded.log_probs, learnt)
+        found = float(self.accelerator.gather(worst[None]).max())
         self._metrics["train"][support.SELF_CHECK].append(found)
         tolerance = support.TOLERANCE[self.spec.precision]
         if not found <= tolerance:

@@ -26,6 +26,7 @@ class Termination:
 
     def install(self) -> None:
         """Take SIGTERM from now on."""
+        self._deferred = False
         signal.signal(signal.SIGTERM, self._handle)
 
     @contextlib.contextmanager
@@ -36,6 +37,10 @@ class Termination:
             yield
         finally:
             self._deferred = False
+
+    def settle(self) -> None:
+        """From now on SIGTERM changes nothing: how the attempt ended is known, and gets written."""
+        self._deferred = True
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         # torchrun passes on what it gets, and a process group gets it too: the second changes

@@ -20,7 +20,7 @@ from coldstart.spec import GRPO
 from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.policy.pictures import Pixels, joined
-from coldstart_trainer.shared import forward, support
+from coldstart_trainer.shared import forward, sequences, support
 from coldstart_trainer.shared.rows import Batch, pack
 
 REUSE = "shared/prompt_reuse_ratio"
@@ -99,7 +99,7 @@ class ScoringTrainer(GRPOTrainer):
         )
 
     def check_sharing(self, batch: dict[str, Any]) -> bool:
-        """Score one group of a batch with and without sharing, and log the greatest difference.
+        """Score one group with and without sharing, and log how far the worst completion is apart.
 
         Returns:
             whether there was a token to compare, in any process.
@@ -122,13 +122,11 @@ class ScoringTrainer(GRPOTrainer):
                 self._dense(self.model, ids[[i]], mask[[i]], keep, pixels[i : i + 1])[0]
                 for i in range(len(ids))
             ]
-        difference = (shared - torch.cat(alone)).abs()[mask[:, -keep:].bool()]
-        # NaN, which is no difference to accept, is the greatest there is.
-        greatest = torch.cat([difference.new_zeros(1), difference]).max()
-        compared = torch.tensor(difference.numel(), device=greatest.device)
-        if not int(self.accelerator.reduce(compared)):
+        compared = mask[:, -keep:].bool()
+        if not int(self.accelerator.reduce(compared.sum())):
             return False
-        found = float(self.accelerator.gather(greatest[None]).max())
+        worst = support.worst_row(shared, torch.cat(alone), compared)
+        found = float(self.accelerator.gather(worst[None]).max())
         self._metrics["train"][support.SELF_CHECK].append(found)
         tolerance = self.spec.self_check_tolerance or support.TOLERANCE[self.spec.precision]
         if not found <= tolerance:
@@ -177,15 +175,22 @@ class ScoringTrainer(GRPOTrainer):
         pixels: Sequence[Pixels],
         **wanted: bool,
     ) -> Scores:
+        count, core = len(ids), self._core(model)
         fields: dict[str, Any] = _on(joined(pixels), ids.device)
-        image = getattr(self._core(model).config, "image_token_id", None)
+        images = [len(each.get("image_grid_thw", ())) for each in pixels]
+        if self.accelerator.num_processes > 1 and sequences.lacks_image(core, fields):
+            # Other processes may run their vision tower, whose parts are gathered from all.
+            fields = sequences.with_unseen_image(core, {"input_ids": ids, "attention_mask": mask})
+            ids, mask = fields.pop("input_ids"), fields.pop("attention_mask")
+            del fields["labels"]
+            images.append(1)
+        image = getattr(core.config, "image_token_id", None)
         if image is not None:
-            fields["mm_token_type_ids"] = (ids == image).int()
-            fields["num_images"] = [len(each.get("image_grid_thw", ())) for each in pixels]
-        found: Scores = super()._get_per_token_logps_and_entropies(
+            fields |= {"mm_token_type_ids": (ids == image).int(), "num_images": images}
+        logps, entropies, loss = super()._get_per_token_logps_and_entropies(
             model, ids, mask, keep, **fields, **wanted
         )
-        return found
+        return logps[:count], None if entropies is None else entropies[:count], loss
 
     def _core(self, model: Any) -> Any:
         """The model itself: without what spreads it over processes, without its adapter."""
