@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from coldstart_trainer.policy.pictures import RepeatedRows, by_prompt, joined
+from coldstart_trainer.policy.pictures import RepeatedRows, by_prompt
 from coldstart_trainer.policy.rollouts import Rollout, micro_batches, totals, without_variance
+from coldstart_trainer.shared.rows import joined
 
 NAN = float("nan")
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 from trl.extras.profiling import profiling_decorator
 
-from coldstart_trainer.policy.pictures import RepeatedRows, by_prompt, joined
+from coldstart_trainer.policy.pictures import RepeatedRows, by_prompt
 from coldstart_trainer.policy.rollouts import Rollout, micro_batches, totals
 from coldstart_trainer.policy.scoring import ScoringTrainer
 from coldstart_trainer.sampling import permutation
+from coldstart_trainer.shared.rows import joined
 
 ALL_RIGHT = "groups/zero_variance_right"
 ALL_WRONG = "groups/zero_variance_wrong"

@@ -62,9 +62,3 @@ def by_prompt(fields: Mapping[str, Any], images: Sequence[Sequence[Any] | None])
         {"pixel_values": pixels.clone(), "image_grid_thw": grid.clone()} if len(grid) else {}
         for pixels, grid in zip(torch.split(patches, sizes), per_prompt, strict=True)
     ]
-
-
-def joined(pixels: Sequence[Pixels]) -> Pixels:
-    """The pixels of several prompts, one after the other; a prompt may come more than once."""
-    there = [each for each in pixels if each]
-    return {key: torch.cat([each[key] for each in there]) for key in (there[0] if there else ())}

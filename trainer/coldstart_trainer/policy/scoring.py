@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
 from torch import Tensor
 from trl.extras.profiling import profiling_decorator
 from trl.models.utils import disable_gradient_checkpointing
@@ -19,9 +18,9 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from coldstart.spec import GRPO
 from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
-from coldstart_trainer.policy.pictures import Pixels, joined
+from coldstart_trainer.policy.pictures import Pixels
 from coldstart_trainer.shared import forward, sequences, support
-from coldstart_trainer.shared.rows import Batch, pack
+from coldstart_trainer.shared.rows import Batch, joined, pack
 
 REUSE = "shared/prompt_reuse_ratio"
 """Key under which TRL logs how many tokens sharing saved."""
@@ -194,8 +193,7 @@ class ScoringTrainer(GRPOTrainer):
 
     def _core(self, model: Any) -> Any:
         """The model itself: without what spreads it over processes, without its adapter."""
-        model = self.accelerator.unwrap_model(model)
-        return model.get_base_model() if is_peft_model(model) else model
+        return forward.core(self.accelerator.unwrap_model(model))
 
     def _why_not(self) -> str:
         return support.obstacle(self.accelerator.unwrap_model(self.model))

@@ -81,7 +81,7 @@ def pack(model: Any, batch: Batch, *, need_image: bool = False) -> Packed:
     kept = [block for block in range(batch.blocks) if any(_own(lengths, block, batch.share))]
     firsts = torch.tensor([block * batch.share for block in kept], device=mask.device)
     images = [batch.images[block] for block in kept] if batch.images else []
-    pixels = _joined(images)
+    pixels = joined(images)
     prompts, present = batch.prompt_ids[firsts], batch.prompt_mask[firsts].bool()
     _refuse_final_image(model, prompts)
     positions = token_positions(model, prompts, present, pixels)
@@ -175,7 +175,8 @@ def _own(lengths: list[int], block: int, share: int) -> list[int]:
     return lengths[block * share : (block + 1) * share]
 
 
-def _joined(images: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def joined(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The pixels of several prompts, one after the other; a prompt may come more than once."""
     there = [each for each in images if each]
     return {key: torch.cat([each[key] for each in there]) for key in (there[0] if there else ())}
 
