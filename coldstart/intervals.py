@@ -1,7 +1,8 @@
-"""How far a measured accuracy can be trusted: two intervals and a paired test.
+"""How far a measured accuracy can be trusted: two intervals and two paired tests.
 
 It draws no conclusion about which checkpoint to keep: that is the gate's. Sources: Wilson (1927),
-McNemar (1947) in its exact form, and the percentile bootstrap over clusters.
+McNemar (1947) in its exact form, Fisher's randomization test (1935), and the percentile bootstrap
+over clusters.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def mcnemar(before: Mapping[Identifier, bool], after: Mapping[Identifier, bool])
     """The exact McNemar test of two checkpoints, joined by sample id.
 
     Only the samples on which they differ carry information; under no difference each of these
-    falls either way like a coin. One sample per problem is assumed.
+    falls either way like a coin. One sample per problem is assumed; `sign_flip` is for several.
 
     Raises:
         ValueError: no samples, or the two were not measured on the same ones.
@@ -145,14 +146,45 @@ def mcnemar(before: Mapping[Identifier, bool], after: Mapping[Identifier, bool])
         raise ValueError("no samples to compare")
     gained = sum(after[name] and not before[name] for name in before)
     lost = sum(before[name] and not after[name] for name in before)
+    return PairedTest(len(before), gained, lost, _sign_test(gained, lost))
+
+
+def sign_flip(differences: Sequence[int]) -> float:
+    """The two-sided p value of Fisher's randomization test over clusters, exact.
+
+    Samples of one problem, or versions of it, are no independent evidence, so whole clusters are
+    flipped: under no difference between two checkpoints, a cluster's difference is as likely as its
+    negative. With one sample in each cluster this is the exact McNemar test.
+
+    Args:
+        differences: of each cluster, how many more of its samples the second checkpoint got right.
+    """
+    known = [abs(difference) for difference in differences if difference]
+    if not known:
+        return 1.0
+    if set(known) == {1}:
+        gained = sum(difference > 0 for difference in differences)
+        return _sign_test(gained, len(known) - gained)
+    # The chance that the flipped sum reaches the observed one, over the distribution of all sums.
+    reach = sum(known)
+    chances = [1.0]
+    for size in sorted(known):
+        gap = [0.0] * (2 * size)
+        pairs = zip(chances + gap, gap + chances, strict=True)
+        chances = [(low + high) / 2 for low, high in pairs]
+    observed = abs(sum(differences))
+    outer = math.fsum(chances[: reach - observed + 1])
+    return min(1.0, 2 * outer) if observed else 1.0
+
+
+def _sign_test(gained: int, lost: int) -> float:
     discordant = gained + lost
     tail = ways = 1
     for k in range(min(gained, lost)):
         ways = ways * (discordant - k) // (k + 1)
         tail += ways
     # Both integers may be far beyond a float; their quotient is exact before it is rounded.
-    p_value = min(1.0, 2 * tail / 2**discordant) if discordant else 1.0
-    return PairedTest(len(before), gained, lost, p_value)
+    return min(1.0, 2 * tail / 2**discordant) if discordant else 1.0
 
 
 def _quantile(confidence: float) -> float:

@@ -56,7 +56,7 @@ def _datasets(spec: RunSpec) -> Iterator[tuple[str, Dataset]]:
             if section.probe.dataset:
                 yield f"spec.{stage.value}.probe.dataset", section.probe.dataset
     for number, benchmark in enumerate(spec.evaluation.benchmarks if spec.evaluation else ()):
-        yield f"spec.evaluation.benchmarks[{number}].dataset", benchmark.dataset
+        yield f"spec.evaluation.benchmarks[{number}].dataset", benchmark.rows
 
 
 def _missing_packages() -> Iterator[str]:

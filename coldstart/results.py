@@ -24,6 +24,16 @@ class Sample(Contract):
     """The gold answer."""
     choices: tuple[str, ...] = ()
     """The options, where the data set has a column of them."""
+    answer_type: Name | None = None
+    """What the gold answer is declared to be, such as `integer`."""
+    precision: Annotated[int, Field(ge=0)] | None = None
+    """Decimal places that count."""
+    unit: str | None = None
+    """What the number is of."""
+    cluster: str | None = None
+    """Names the problems that belong together; absent: the problem stands alone."""
+    facets: dict[str, str] = {}
+    """What results are broken down by, such as `subject` and `level`."""
     response: str
     """The raw completion."""
     tokens: Annotated[int, Field(ge=0)]
@@ -41,6 +51,11 @@ class Sample(Contract):
     def correct(self) -> bool:
         """Whether it counts as right."""
         return self.outcome == "correct"
+
+    @property
+    def unit_of_evidence(self) -> str:
+        """What is drawn and tested as a whole: its cluster, else its problem."""
+        return self.id if self.cluster is None else self.cluster
 
 
 class Reflection(Contract):
@@ -69,6 +84,74 @@ class KindResult(Contract):
     """Share of right ones among them."""
     n: int
     """How many there are."""
+
+
+class Estimate(Contract):
+    """A number with its 95 % interval."""
+
+    value: float
+    """The number."""
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end."""
+
+
+class GroupResult(Contract):
+    """The responses to the problems of one subject, level or version."""
+
+    accuracy: float
+    """Share of right responses."""
+    low: float
+    """Lower end of its 95 % interval."""
+    high: float
+    """Upper end of its 95 % interval."""
+    n: int
+    """Responses."""
+    problems: int
+    """Problems."""
+
+
+class Repeats(Contract):
+    """What several responses per problem tell beyond their mean, which `accuracy` is (avg@k)."""
+
+    samples: int
+    """Responses per problem."""
+    pass_at: dict[str, Estimate]
+    """By k: the chance that one of k responses is right (unbiased, arXiv 2107.03374)."""
+    majority: Estimate | None = None
+    """Share of problems whose most frequent answer is right; answers are equal as the grader sees
+    them, and a tie counts in part."""
+
+
+class FourDimensions(Contract):
+    """We-Math's dimensions as shares of its composites (arXiv 2407.01284)."""
+
+    score: float
+    """CM and half of IG: the authors' score."""
+    insufficient_knowledge: float
+    """IK: the composite and a step are wrong."""
+    inadequate_generalization: float
+    """IG: the steps are right, the composite is wrong."""
+    complete_mastery: float
+    """CM: the composite is right, and so are its steps (loose: one of them)."""
+    rote_memorization: float
+    """RM: the composite is right, its steps are not. A share of all composites."""
+    rote_among_right: float
+    """RM as the authors print it: of the composites that are right."""
+
+
+class WeMath(Contract):
+    """We-Math's own metric; plain accuracy is the result's `accuracy`."""
+
+    strict: FourDimensions
+    """All steps must be right for mastery."""
+    loose: FourDimensions
+    """One step must be."""
+    composites: int
+    """Composites, once for each of their responses; the whole benchmark has 525."""
+    torn: int = 0
+    """Composites that are left out, since a part of them was not asked."""
 
 
 class BenchmarkResult(Contract):
@@ -110,3 +193,13 @@ class BenchmarkResult(Contract):
     """How they were sampled."""
     dropped: dict[str, int] = {}
     """Problems not asked, by reason."""
+    published: int | None = None
+    """How many problems the published benchmark has; absent for a set of the run's own."""
+    partial: bool = False
+    """Whether fewer were asked, so that the number stands beside no published one."""
+    breakdown: dict[str, dict[str, GroupResult]] = {}
+    """Accuracy by subject, level and the like, where the benchmark tells them."""
+    repeats: Repeats | None = None
+    """Where problems have several responses each."""
+    wemath: WeMath | None = None
+    """Of We-Math: its four dimensions."""

@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
+from coldstart.benchmarks import NAMES as PUBLISHED
+from coldstart.benchmarks import published
 from coldstart.dataset import Dataset
 from coldstart.schema import (
     Contract,
@@ -501,9 +503,30 @@ class Benchmark(Contract):
     """One set of problems that checkpoints are compared on."""
 
     name: Annotated[str, StringConstraints(pattern=_BENCHMARK, max_length=128)] = "test"
-    """What the report calls it."""
-    dataset: Dataset
-    """The problems with their gold answers."""
+    """`mathvista`, `mathverse`, `mathvision`, `mathvision-testmini`, `wemath` and `geometry3k` are
+    the published sets, read in their released layout; any other name is what the report calls a
+    set of your own."""
+    dataset: Dataset | None = None
+    """The problems with their gold answers. Of a published set: where it is, if not on the hub;
+    its columns are known."""
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> Self:
+        if self.dataset is None and published(self.name) is None:
+            raise ValueError(
+                f"{self.name} is no published benchmark ({', '.join(PUBLISHED)}), so dataset is "
+                "required"
+            )
+        return self
+
+    @property
+    def rows(self) -> Dataset:
+        """Where the problems come from."""
+        known = published(self.name)
+        if known is not None:
+            return known.dataset(self.dataset)
+        assert self.dataset is not None
+        return self.dataset
 
 
 class ResponseKind(Contract):

@@ -18,10 +18,10 @@ from pydantic import Field, JsonValue, ValidationError
 
 from coldstart import layout
 from coldstart.documents import read_document
+from coldstart.estimates import accuracy_interval, breakdown, repeats, wemath
 from coldstart.files import json_lines, write_atomic
 from coldstart.grading import Case, Grader
 from coldstart.grading import case as graded_case
-from coldstart.intervals import Interval, cluster_bootstrap, wilson
 from coldstart.reflection import MAYE_WORDS, reflection
 from coldstart.results import BenchmarkResult, KindResult, Reflection, Sample
 from coldstart.run import ReasoningRun
@@ -61,6 +61,8 @@ class Origin(Contract):
     """How many there will be."""
     dropped: dict[str, int] = Field(default={})
     """Problems not asked, by reason."""
+    published: Positive | None = None
+    """How many problems the published benchmark has; absent for a set of the run's own."""
 
 
 def read_origin(directory: Path) -> Origin | None:
@@ -94,24 +96,28 @@ def summarise(
     *,
     kinds: Sequence[ResponseKind] = (),
     reflection_words: Sequence[str] = (),
+    grader: Grader | None = None,
 ) -> BenchmarkResult:
     """What the responses of one checkpoint on one benchmark add up to.
 
-    The interval is Wilson's where each problem has one response, else the bootstrap over problems:
-    several responses to one problem do not count as several problems.
+    The interval is Wilson's where each problem stands alone and has one response, else the
+    bootstrap over problems, or clusters of them: several responses to one problem, or versions of
+    it, do not count as several problems.
 
     Args:
         samples: the responses; there is one at least.
         origin: what they are responses of.
         kinds: classes of responses that are counted apart; a response is of the first that fits.
         reflection_words: words that mark reflection; the MAYE list if there are none.
+        grader: what finds answers equal for the majority vote; without one there is no vote.
 
     Raises:
         ValueError: there are no samples, or the words are no usable list.
     """
     if not samples:
         raise ValueError(f"{origin.checkpoint} on {origin.benchmark}: there are no responses")
-    interval = _interval(samples)
+    interval = accuracy_interval(samples)
+    problems = len({sample.id for sample in samples})
     return BenchmarkResult(
         checkpoint=origin.checkpoint,
         digest=origin.digest,
@@ -120,7 +126,7 @@ def summarise(
         low=interval.low,
         high=interval.high,
         n=len(samples),
-        problems=len({sample.id for sample in samples}),
+        problems=problems,
         boxed_share=fmean(sample.boxed for sample in samples),
         truncated_share=fmean(sample.truncated for sample in samples),
         mean_tokens=fmean(sample.tokens for sample in samples),
@@ -129,6 +135,11 @@ def summarise(
         kinds=_kinds(samples, kinds),
         decoding=origin.decoding,
         dropped=origin.dropped,
+        published=origin.published,
+        partial=origin.published is not None and problems < origin.published,
+        breakdown=breakdown(samples),
+        repeats=repeats(samples, grader),
+        wemath=wemath(samples),
     )
 
 
@@ -139,6 +150,9 @@ def cases(samples: Iterable[Sample]) -> list[Case]:
             sample.response,
             sample.gold,
             choices=sample.choices or None,
+            answer_type=sample.answer_type,
+            precision=sample.precision,
+            unit=sample.unit,
             truncated=sample.truncated,
         )
         for sample in samples
@@ -183,7 +197,9 @@ def regrade(
             for start in range(0, len(samples), _BATCH)
             for sample in graded(samples[start : start + _BATCH], judge)
         ]
-    result = summarise(samples, origin, kinds=kinds, reflection_words=reflection_words)
+        result = summarise(
+            samples, origin, kinds=kinds, reflection_words=reflection_words, grader=judge
+        )
     lines = [json.dumps(s.document(), ensure_ascii=False, separators=(",", ":")) for s in samples]
     write_atomic(layout.samples(directory), "".join(f"{line}\n" for line in lines).encode())
     write_result(directory, result)
@@ -238,18 +254,6 @@ def _evaluation(where: layout.RunLayout) -> Evaluation:
 
 def _accuracy(samples: Sequence[Sample]) -> float:
     return fmean(sample.correct for sample in samples)
-
-
-def _interval(samples: Sequence[Sample]) -> Interval:
-    by_problem: dict[str, list[float]] = {}
-    for sample in samples:
-        by_problem.setdefault(sample.id, []).append(float(sample.correct))
-    if len(by_problem) == len(samples):
-        return wilson(sum(sample.correct for sample in samples), len(samples))
-    if len(by_problem) == 1:
-        # Of one problem nothing is known about others.
-        return Interval(0.0, 1.0)
-    return cluster_bootstrap(by_problem, seed=0)
 
 
 def _reflection(samples: Sequence[Sample], words: Sequence[str]) -> Reflection:

@@ -15,6 +15,7 @@ SERVER = {"engine": "vllm", "mode": "server"}
 
 DATASET = {"name": "d.parquet"}
 BENCHMARKS = [{"name": "a", "dataset": DATASET}, {"name": "b", "dataset": DATASET}]
+PUBLISHED = {"name": "wemath", "dataset": {"name": "wemath.parquet", "limit": 9}}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ CASES = (
     Case("sft without dataset", False, {"sft.dataset": DROP}),
     Case("grpo dataset without name", False, {"grpo.dataset": {"limit": 3}}),
     Case("benchmark without dataset", False, {"evaluation.benchmarks": [{"name": "a"}]}),
+    Case("published benchmark", True, {"evaluation.benchmarks": [{"name": "mathvista"}]}),
+    Case("published benchmark elsewhere", True, {"evaluation.benchmarks": [PUBLISHED]}),
     Case("evaluation without benchmarks", False, {"evaluation.benchmarks": DROP}),
     Case("no benchmark", False, {"evaluation.benchmarks": []}),
     # names
@@ -95,6 +98,7 @@ CASES = (
     Case("preset with a revision", True, {**PRESET, "model": {"revision": "x"}}),
     Case("preset with columns", True, {**PRESET, "sft.dataset": {"columns": {"answer": "a"}}}),
     Case("preset, benchmark without dataset", False, {**PRESET, "evaluation.benchmarks": [{}]}),
+    Case("preset's benchmarks", True, {**PRESET, "evaluation": {}}),
     Case("unknown preset", False, {"preset": "paper-9b"}),
     Case("preset: batch fits its four GPUs", True, {**PRESET, "sft.batchSize": 4}),
     Case("preset: batch does not fit its four GPUs", False, {**PRESET, "sft.batchSize": 2}),

@@ -186,7 +186,9 @@ def _fitted(spec: dict[str, Any]) -> dict[str, Any]:
             spec["grpo"].pop("from", None)
         _make_unique(spec["grpo"].get("rewards"), "accuracy")
     if "evaluation" in spec:
-        _make_unique(spec["evaluation"]["benchmarks"], "test")
+        for item in spec["evaluation"].get("benchmarks") or ():
+            item.setdefault("dataset", {"name": "rows.jsonl"})
+        _make_unique(spec["evaluation"].get("benchmarks"), "test")
         _fit_checkpoints(spec)
     return spec
 

@@ -17,6 +17,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from coldstart import preset
+from coldstart.benchmarks import NAMES
 from coldstart.generate.structural import Path
 from coldstart.run import RunSpec
 from coldstart.spec import Benchmark, From, Part
@@ -91,7 +92,11 @@ def list_rules() -> Mapping[Path, list[Rule]]:
             _rule(
                 f"self.all(a, self.exists_one(b, {name('b')} == {name('a')}))",
                 "names a benchmark twice",
-            )
+            ),
+            _rule(
+                f"self.all(a, has(a.dataset) || {name('a')} in {list(NAMES)})",
+                "names no published benchmark, and has no dataset",
+            ),
         ],
     }
 

@@ -58,7 +58,10 @@ class Pair(Contract):
     """Pairs."""
     p: float | None = None
     """Two-sided p of the exact McNemar test, for this pair alone; it counts all responses alike,
-    whatever their benchmark."""
+    whatever their benchmark. Where problems have several responses, or belong together, it is that
+    of the exact randomization test over them."""
+    clustered: bool = False
+    """Whether it is the latter."""
 
 
 class Comparison(Contract):
@@ -78,7 +81,8 @@ def compare(run_dirs: Sequence[Path]) -> Comparison:
     """The scores of evaluated runs, and a paired test between every two final checkpoints.
 
     The test is the exact McNemar test over responses paired by benchmark, problem and sample
-    number. Its p values are not corrected for how many pairs there are.
+    number, or the exact randomization test over problems where several responses belong together.
+    Its p values are not corrected for how many pairs there are.
 
     Raises:
         ValueError: fewer than two runs, a run twice, or one that is missing or has no whole
@@ -144,6 +148,7 @@ def _pair(one: tuple[str, RunRecord], two: tuple[str, RunRecord]) -> Pair:
         only_second=found.counts["gained"],
         n=found.n,
         p=found.p,
+        clustered=found.clustered,
     )
 
 
@@ -213,6 +218,12 @@ def _caption(pairs: Sequence[Pair]) -> Text:
         for pair in pairs
         if not pair.comparable
     ]
-    if any(pair.comparable for pair in pairs):
-        lines.append("Exact McNemar test, two-sided, not corrected for the number of pairs.")
+    tests = {
+        "Exact randomization test over problems" if pair.clustered else "Exact McNemar test"
+        for pair in pairs
+        if pair.comparable
+    }
+    lines += [
+        f"{test}, two-sided, not corrected for the number of pairs." for test in sorted(tests)
+    ]
     return Text("\n".join(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coldstart.benchmarks import published
 from coldstart.report.reading import RunRecord
 from coldstart.run import RunSpec
 
@@ -24,7 +25,7 @@ def notes(found: RunRecord) -> list[str]:
             "own. Another matcher or an LLM judge can move such numbers by several points."
         )
         made += _pairs(spec)
-        made += _draws(spec)
+        made += _draws(found)
         made.append(_reflection(spec))
         made.append(
             "The sample completions were picked by a hash of their problem's id: nobody chose them."
@@ -48,20 +49,25 @@ def _pairs(spec: RunSpec) -> list[str]:
         return []
     samples = spec.evaluation.decoding.samples
     note = (
-        f"Each problem has {samples} responses. The paired test takes them as independent, so its "
-        "p values are somewhat too small."
+        f"Each problem has {samples} responses, which are no {samples} problems: intervals and the "
+        "paired test take the responses to a problem as a whole."
     )
     return [note]
 
 
-def _draws(spec: RunSpec) -> list[str]:
-    if spec.evaluation is None:
-        return []
-    return [
+def _draws(found: RunRecord) -> list[str]:
+    evaluation = found.run.spec.evaluation
+    made = [
         f"The benchmark {item.name} was scored on a draw of {item.dataset.limit:,} rows, not on "
         "its whole split."
-        for item in spec.evaluation.benchmarks
-        if item.dataset.limit is not None
+        for item in (evaluation.benchmarks if evaluation else ())
+        if item.dataset is not None and item.dataset.limit is not None
+    ]
+    partial = {result.benchmark: result for result in found.results.values() if result.partial}
+    return made + [
+        f"{name} is partial: {result.problems:,} of its {result.published:,} problems were asked, "
+        "so its number stands beside no published one."
+        for name, result in partial.items()
     ]
 
 
@@ -82,9 +88,16 @@ def _licences(spec: RunSpec) -> list[str]:
     sections = [section for section in (spec.sft, spec.grpo) if section is not None]
     names = [section.dataset.name for section in sections]
     known = [f"{name} is {LICENCES[name]}. " for name in dict.fromkeys(names) if name in LICENCES]
-    if not names:
-        return []
-    return [
-        "".join(known) + "A run does not record the licences of its data sets: look them up before "
-        "you publish weights."
+    made = []
+    if names:
+        made.append(
+            "".join(known) + "A run does not record the licences of its data sets: look them up "
+            "before you publish weights."
+        )
+    named = [
+        published(item.name) for item in (spec.evaluation.benchmarks if spec.evaluation else ())
     ]
+    told = [f"{item.title}: {item.licence}" for item in named if item]
+    if told:
+        made.append(f"Licences of the benchmarks, as their cards state them: {'; '.join(told)}.")
+    return made

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from coldstart.intervals import mcnemar
+from coldstart.intervals import sign_flip
 from coldstart.report.reading import Grade, RunRecord, grades
 
 Transition = Literal["gained", "lost", "kept", "missed"]
@@ -29,8 +29,10 @@ class Paired:
     counts: dict[Transition, int]
     """Pairs by what became of them."""
     p: float
-    """The exact McNemar test's two-sided p. The test takes pairs as independent; several responses
-    to one problem are not quite, so with them p is too small."""
+    """Two-sided and exact: McNemar's test where every problem stands alone and has one response,
+    else the randomization test over problems, or clusters of them."""
+    clustered: bool = False
+    """Whether it is the latter."""
 
     @property
     def n(self) -> int:
@@ -56,12 +58,15 @@ def paired(first: tuple[RunRecord, str], second: tuple[RunRecord, str]) -> Paire
     before, after = _all_grades(one, checkpoint), _all_grades(two, other)
     if difference := _difference(before, after):
         raise ValueError(f"not the same problems: {difference}")
-    test = mcnemar(
-        {key: grade.correct for key, grade in before.items()},
-        {key: grade.correct for key, grade in after.items()},
-    )
     counted = Counter(transition(grade, after[key]) for key, grade in before.items())
-    return Paired({name: counted[name] for name in TRANSITIONS}, test.p_value)
+    clusters: Counter[tuple[str, str]] = Counter()
+    for key, grade in before.items():
+        clusters[key[0], grade.cluster] += after[key].correct - grade.correct
+    return Paired(
+        {name: counted[name] for name in TRANSITIONS},
+        sign_flip(list(clusters.values())),
+        clustered=len(clusters) < len(before),
+    )
 
 
 _Place = tuple[str, str, int]

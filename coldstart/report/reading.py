@@ -34,6 +34,8 @@ class Grade:
     """Whether it counts as right."""
     question: int
     """Changes when the problem, its gold answer or its images do."""
+    cluster: str
+    """The problem, or what it belongs to: responses within it are no independent evidence."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,10 @@ def grades(found: RunRecord, checkpoint: str, benchmark: str) -> dict[Key, Grade
         ValueError: as `samples`.
     """
     return {
-        (item.id, item.sample): Grade(item.correct, hash((item.problem, item.gold, item.images)))
+        (item.id, item.sample): Grade(
+            item.correct,
+            hash((item.problem, item.gold, item.images)),
+            item.unit_of_evidence,
+        )
         for item in samples(found, checkpoint, benchmark)
     }

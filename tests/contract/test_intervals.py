@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coldstart.intervals import cluster_bootstrap, mcnemar, wilson
+from coldstart.intervals import cluster_bootstrap, mcnemar, sign_flip, wilson
 
 
 @pytest.mark.parametrize(
@@ -138,3 +138,26 @@ def test_mcnemar_joins_by_id():
         mcnemar(before, {"a": True, "c": True})
     with pytest.raises(ValueError, match="no samples"):
         mcnemar({}, {})
+
+
+@pytest.mark.parametrize(
+    "differences", [[1, 1, -1, 0, 1], [3, -1, 2, 2, 0, -4], [2, 2, 2, 2], [5], [1, -1], [0, 0]]
+)
+def test_sign_flip_against_every_flip(differences):
+    flips = itertools.product([1, -1], repeat=len(differences))
+    sums = [sum(s * d for s, d in zip(signs, differences, strict=True)) for signs in flips]
+    reached = sum(abs(total) >= abs(sum(differences)) for total in sums) / len(sums)
+    assert sign_flip(differences) == pytest.approx(reached)
+
+
+def test_sign_flip_is_mcnemar_where_every_cluster_has_one_sample():
+    before, after = paired(30, 14, 50)
+    differences = [after[name] - before[name] for name in before]
+    assert sign_flip(differences) == mcnemar(before, after).p_value
+
+
+def test_samples_of_a_problem_do_not_count_as_problems():
+    # Ten problems gained and three lost, with eight samples each: no more evidence than one each.
+    eight = sign_flip([8] * 10 + [-8] * 3)
+    assert eight == pytest.approx(mcnemar(*paired(10, 3, 0)).p_value)
+    assert mcnemar(*paired(80, 24, 0)).p_value < eight / 1000

@@ -256,7 +256,7 @@ MANY = {"gradientCheckpointing": False, "microBatchSize": 4}
             {"benchmarks": BENCHMARKS, "batchSize": 256},
             80,
             BIG.format("80.0", "sampling"),
-            "batchSize: 85 (",
+            "batchSize: 42 (",
         ),
     ],
 )

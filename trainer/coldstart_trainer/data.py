@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.table import InMemoryTable
 
+from coldstart.benchmarks import FACETS, Published
 from coldstart.dataset import Dataset
 from coldstart.schedule import held_out_rows
 from coldstart.spec import Conversation
 from coldstart.stage import DatasetEntry
 from coldstart.status import ErrorCode
+from coldstart_trainer import benchmarks, sources
 from coldstart_trainer import conversation as chat
-from coldstart_trainer import sources
 from coldstart_trainer.admission import (
     BATCH,
     Table,
@@ -48,7 +49,15 @@ _FEATURES = {
     "answer": datasets.Value("string"),
     "response": datasets.Value("string"),
     "choices": datasets.List(datasets.Value("string")),
+    "answer_type": datasets.Value("string"),
+    "precision": datasets.Value("int64"),
+    "unit": datasets.Value("string"),
+    "cluster": datasets.Value("string"),
+    **{name: datasets.Value("string") for name in FACETS},
 }
+
+_DECLARED = ("answer_type", "precision", "unit", "cluster", *FACETS)
+"""What only published benchmarks tell of their rows."""
 
 _IMAGE = datasets.Image()
 
@@ -65,7 +74,8 @@ class Rows:
     """Rows that a stage uses.
 
     `data` has the columns `id`, `problem`, `images` (a list, decoded when the row is asked for),
-    and those of `answer`, `response` and `choices` that the data set has.
+    and those of `answer`, `response` and `choices` that the data set has; those of a published
+    benchmark have what grading and results need besides.
     """
 
     data: datasets.Dataset
@@ -85,6 +95,7 @@ def load(
     workdir: Path,
     seed: int,
     field: str,
+    known: Published | None = None,
 ) -> Rows:
     """The rows of a data set that fit the conversation.
 
@@ -96,16 +107,24 @@ def load(
         workdir: the directory that local names are relative to.
         seed: draws the rows where the data set has a limit.
         field: the path of the data set in the spec, for errors.
+        known: the published benchmark that the data set is, in its released layout.
 
     Raises:
         DataError: the data set is missing, empty, or holds a row that is wrong; the message names
             field, file, row and column.
     """
-    source = sources.read(dataset, ("problem", target), workdir, field)
+    if known is None:
+        source = sources.read(dataset, ("problem", target), workdir, field)
+    else:
+        source = benchmarks.read(known, dataset, workdir, field)
     rows = source.table.num_rows
     if not rows:
         raise DataError(ErrorCode.DATASET_INVALID, f"{field}.name: {dataset.name} is empty")
     table = _typed(source.table, target, field)
+    if known is not None:
+        table |= {
+            name: source.table[name] for name in _DECLARED if name in source.table.schema.names
+        }
     if sees_images(processor) and not pc.max(pc.list_value_length(table["images"])).as_py():
         log.warning(
             "%s: no row of %s has an image, so the vision tower is not used; if there should be "
@@ -116,7 +135,7 @@ def load(
             dataset.columns.images,
         )
     terms = Terms(processor, conversation, target, dataset.columns, field)
-    order, wanted = _draw(rows, dataset.limit, seed)
+    order, wanted = _draw(rows, dataset.limit, seed, table.get("cluster"))
     tally = admitted(source, table, order, wanted, terms)
     if not tally.kept:
         raise DataError(ErrorCode.DATASET_INVALID, f"{field}: {_none_left(dataset.name, tally)}")
@@ -226,11 +245,20 @@ def _choices(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(rows, pa.list_(pa.string()))])
 
 
-def _draw(rows: int, limit: int | None, seed: int) -> tuple[Sequence[int], int]:
-    """In which order rows are looked at, and how many are wanted."""
+def _draw(
+    rows: int, limit: int | None, seed: int, clusters: pa.ChunkedArray | None
+) -> tuple[Sequence[int], int]:
+    """In which order rows are looked at, and how many are wanted; clusters are drawn as wholes."""
     if limit is None or limit >= rows:
         return range(rows), rows
-    return np.random.default_rng([seed, 0]).permutation(rows).tolist(), limit
+    generator = np.random.default_rng([seed, 0])
+    if clusters is None or clusters.null_count:
+        return generator.permutation(rows).tolist(), limit
+    members: dict[str, list[int]] = {}
+    for row, name in enumerate(clusters.to_pylist()):
+        members.setdefault(name, []).append(row)
+    groups = list(members.values())
+    return [row for at in generator.permutation(len(groups)) for row in groups[at]], limit
 
 
 def _none_left(name: str, tally: Tally) -> str:

@@ -21,6 +21,7 @@ import torch
 from accelerate import PartialState
 
 from coldstart import record
+from coldstart.benchmarks import FACETS, published
 from coldstart.grading import Grader, extract
 from coldstart.layout import RunLayout
 from coldstart.metrics import series
@@ -202,13 +203,14 @@ class _Stage:
         if key not in self.loaded:
             with self.state.local_main_process_first():
                 self.loaded[key] = data.load(
-                    benchmark.dataset,
+                    benchmark.rows,
                     target="answer",
                     conversation=self.order.spec.conversation,
                     processor=processor,
                     workdir=Path(self.order.workdir),
                     seed=self.spec.seed,
                     field=f"{_FIELD}.benchmarks[{index}].dataset",
+                    known=published(benchmark.name),
                 )
         return self.loaded[key]
 
@@ -221,6 +223,7 @@ class _Stage:
             "batchSize": self.spec.batch_size,
             "precision": self.spec.precision,
         }
+        known = published(benchmark.name)
         return Origin.model_validate(
             {
                 "checkpoint": source.name,
@@ -234,6 +237,7 @@ class _Stage:
                 "decoding": decoding.document() | sampling,
                 "responses": len(rows) * decoding.samples,
                 "dropped": rows.entry.dropped,
+                "published": known.rows if known else None,
             }
         )
 
@@ -302,6 +306,7 @@ class _Stage:
             store.origin,
             kinds=self.spec.response_kinds,
             reflection_words=self.spec.reflection_words,
+            grader=self.grader if self.state.is_main_process else None,
         )
         if self.state.is_main_process:
             write_result(store.directory, result)
@@ -332,6 +337,11 @@ class _Task:
             images=thumbnails.names(row["images"]),
             gold=row["answer"],
             choices=tuple(row.get("choices") or ()),
+            answer_type=row.get("answer_type"),
+            precision=row.get("precision"),
+            unit=row.get("unit"),
+            cluster=row.get("cluster"),
+            facets={name: row[name] for name in FACETS if row.get(name)},
             response=completion.text,
             tokens=completion.tokens,
             truncated=completion.truncated,

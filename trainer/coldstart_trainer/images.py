@@ -5,6 +5,8 @@ Nothing here decodes pixels, but where a file looks cut off.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 import struct
 import warnings
@@ -15,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
 STORAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -22,6 +25,9 @@ STORAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 _EDGE = 4096
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+
+# PNG, JPEG, GIF and WebP in base64. A path begins like this at most by accident, and has a suffix.
+_BASE64_HEADS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 
 # What Pillow raises for files that are not, or not quite, images.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
@@ -45,7 +51,8 @@ def image_lists(column: pa.ChunkedArray, folder: Callable[[int], Path]) -> pa.Ch
     """A column of images, however they are given, as lists of `STORAGE`; bytes are not copied.
 
     Args:
-        column: one image or a list of them in each row, as bytes, paths or structs of both.
+        column: one image or a list of them in each row, as bytes, base64, paths or
+            structs of bytes and path.
         folder: the directory that the paths of a row are relative to.
 
     Raises:
@@ -102,7 +109,7 @@ def _stored(values: pa.Array, owners: np.ndarray, folder: Callable[[int], Path])
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         data, paths = values, pa.nulls(len(values), pa.string())
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        data, paths = pa.nulls(len(values), pa.binary()), values
+        data, paths = _embedded(values)
     elif pa.types.is_null(kind):
         data, paths = pa.nulls(len(values), pa.binary()), pa.nulls(len(values), pa.string())
     else:
@@ -112,6 +119,25 @@ def _stored(values: pa.Array, owners: np.ndarray, folder: Callable[[int], Path])
     return pa.StructArray.from_arrays(
         [data.cast(pa.binary()), paths.cast(pa.string())], names=["bytes", "path"]
     )
+
+
+def _embedded(texts: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Texts as bytes where they are base64 of an image, and as paths where they are not."""
+    decoded = [_from_base64(text) for text in texts.to_pylist()]
+    inside = pa.array([data is not None for data in decoded], pa.bool_())
+    paths = pc.if_else(inside, pa.scalar(None, texts.type), texts)
+    return pa.array(decoded, pa.binary()), paths
+
+
+def _from_base64(text: str | None) -> bytes | None:
+    head, _, rest = (text or "").partition("base64,")
+    text = rest if head.startswith("data:image/") else text or ""
+    if not text.startswith(_BASE64_HEADS) or "." in text:
+        return None
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return None
 
 
 def _absolute(

@@ -80,23 +80,48 @@ def read(dataset: Dataset, required: Iterable[str], workdir: Path, field: str) -
     Raises:
         DataError: it is not there, not readable, or lacks a column.
     """
-    local = workdir / Path(dataset.name).expanduser()
-    if not local.exists() and not dataset.looks_local:
-        loaded = _hub(dataset, field)
-        source = [(loaded.data.table, File(0, dataset.name, workdir))]
-    elif not local.exists():
-        raise DataError(ErrorCode.DATASET_NOT_FOUND, f"{field}.name: there is no file {local}")
-    else:
-        paths = _directory_files(dataset, local, field) if local.is_dir() else [local]
-        source = list(_local(paths, dataset, workdir, field))
-    files = tuple(file for _, file in source)
+    wanted = {*dataset.columns.document().values(), *_OPTIONAL}
+    source = _tables(dataset, wanted, workdir, field)
     tables = [_named(table, dataset, set(required), file, field) for table, file in source]
+    files = tuple(file for _, file in source)
+    return with_image_lists(Source(_joined(tables, dataset, field), files), dataset, field)
+
+
+def read_raw(dataset: Dataset, wanted: Iterable[str], workdir: Path, field: str) -> Source:
+    """The columns of a data set by its own names, those that are wanted and there.
+
+    Raises:
+        DataError: it is not there, or not readable.
+    """
+    names = set(wanted)
+    source = _tables(dataset, names, workdir, field)
+    tables = [table.select([n for n in table.column_names if n in names]) for table, _ in source]
+    return Source(_joined(tables, dataset, field), tuple(file for _, file in source))
+
+
+def is_local(dataset: Dataset, workdir: Path) -> bool:
+    """Whether a data set is a file or a directory, not one of the hub."""
+    return dataset.looks_local or (workdir / Path(dataset.name).expanduser()).exists()
+
+
+def _tables(
+    dataset: Dataset, wanted: set[str], workdir: Path, field: str
+) -> list[tuple[pa.Table, File]]:
+    if not is_local(dataset, workdir):
+        return [(_hub(dataset, field).data.table, File(0, dataset.name, workdir))]
+    local = workdir / Path(dataset.name).expanduser()
+    if not local.exists():
+        raise DataError(ErrorCode.DATASET_NOT_FOUND, f"{field}.name: there is no file {local}")
+    paths = _directory_files(dataset, local, field) if local.is_dir() else [local]
+    return list(_local(paths, wanted, workdir, field))
+
+
+def _joined(tables: list[pa.Table], dataset: Dataset, field: str) -> pa.Table:
     try:
-        table = pa.concat_tables(tables, promote_options="permissive")
+        return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowInvalid as error:
         message = f"{field}.name: the files of {dataset.name} do not fit together: {error}"
         raise _invalid(message) from error
-    return _with_image_lists(Source(table, files), dataset, field)
 
 
 def _hub(dataset: Dataset, field: str) -> datasets.Dataset:
@@ -141,14 +166,13 @@ def _directory_files(dataset: Dataset, directory: Path, field: str) -> list[Path
 
 
 def _local(
-    paths: list[Path], dataset: Dataset, workdir: Path, field: str
+    paths: list[Path], columns: set[str], workdir: Path, field: str
 ) -> Iterator[tuple[pa.Table, File]]:
     first = 0
     for path in paths:
         if path.suffix not in DATA_SUFFIXES:
             raise _invalid(f"{field}.name: {path} is none of {', '.join(DATA_SUFFIXES)}")
         try:
-            columns = {*dataset.columns.document().values(), *_OPTIONAL}
             table = _parquet(path, columns) if path.suffix == ".parquet" else _json(path, columns)
         except (*_HUB_ERRORS, pa.ArrowException) as error:
             raise _invalid(f"{field}.name: {path} cannot be read: {_first_line(error)}") from error
@@ -246,7 +270,12 @@ def _refuse_hidden_images(known: list[str], file: File, field: str) -> None:
         )
 
 
-def _with_image_lists(source: Source, dataset: Dataset, field: str) -> Source:
+def with_image_lists(source: Source, dataset: Dataset, field: str) -> Source:
+    """The same rows with `images`, if there are any, in their one form.
+
+    Raises:
+        DataError: the column holds no images.
+    """
     if "images" not in source.table.column_names:
         return source
     index = source.table.column_names.index("images")
