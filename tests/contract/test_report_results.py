@@ -1,5 +1,6 @@
 """Results, what they gain, tables and comparison of run directories that are built by hand."""
 
+import itertools
 import json
 import math
 
@@ -237,6 +238,29 @@ def test_compare_pairs_the_final_checkpoints(tmp_path):
     assert document["pairs"][0]["onlySecond"] == 8
     assert "+58.3 pts" in printed(found)
     assert "McNemar" in printed(found)
+
+
+def test_compare_takes_what_belongs_together_as_a_whole(tmp_path):
+    arm(tmp_path, "one", [True] * 4 + [False] * 8)
+    arm(tmp_path, "two", [False] + [True] * 11)
+    for name in ("one", "two"):
+        numbers = itertools.count()
+        rewritten(
+            tmp_path / name,
+            "grpo",
+            "held-out",
+            lambda sample, numbers=numbers: sample.model_copy(
+                update={"cluster": str(next(numbers) // 4)}
+            ),
+        )
+    found = compare([tmp_path / "one", tmp_path / "two"])
+    (pair,) = found.pairs
+    # Three clusters, with -1, 4 and 4 more right answers: two of eight flips, and their mirrors.
+    assert pair.p == pytest.approx(4 / 8)
+    assert pair.clustered
+    assert (pair.only_first, pair.only_second, pair.n) == (1, 8, 12)
+    assert "randomization test over problems" in printed(found)
+    assert "McNemar" not in printed(found)
 
 
 def test_compare_says_when_the_problems_differ(tmp_path):

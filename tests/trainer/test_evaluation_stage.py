@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import released
 from PIL import Image
 
 from coldstart import layout, record
@@ -266,6 +267,39 @@ def test_gpus_that_are_not_there_are_not_replaced_by_the_cpu(run, order):
     with pytest.raises(StageFailure, match=r"evaluation\.resources\.gpusPerNode is 64") as error:
         run(order(resources={"gpusPerNode": 64}))
     assert error.value.code is ErrorCode.RESOURCES_MISSING
+
+
+WEMATH = {
+    "benchmarks": [{"name": "wemath", "dataset": {"name": "wemath.jsonl"}}],
+    "decoding": {"temperature": 1.0, "samples": 2},
+}
+
+
+def test_a_published_benchmark_is_scored_by_its_own_metric_and_goes_on_after_a_kill(
+    run, order, tmp_path, tiny_rows
+):
+    text = "".join(json.dumps(row | {"image_path": "1.png"}) + "\n" for row in released.WEMATH)
+    (tiny_rows.parent / "wemath.jsonl").write_text(text)
+    run(order(**WEMATH))
+    directory = layout.RunLayout(tmp_path / "runs" / "r").benchmark("base", "wemath")
+    kept = [Sample.parse(line) for line in lines(directory)]
+    assert {sample.facets["step"] for sample in kept} == {row["key"] for row in released.WEMATH}
+    assert {sample.cluster for sample in kept} == {"2steps/1", "3steps/1"}
+    result = read_result(directory)
+    assert (result.n, result.problems, result.published, result.partial) == (14, 7, 1740, True)
+    assert (result.wemath.composites, result.wemath.torn) == (4, 0)
+    assert list(result.repeats.pass_at) == ["1", "2"]
+    assert result.repeats.majority is not None
+    assert len(result.breakdown["step"]) == 7
+    page = (tmp_path / "runs" / "r" / "report.html").read_text()
+    assert "wemath is partial: 7 of its 1,740 problems were asked" in page
+    assert "We-Math testmini: CC BY-NC 4.0" in page
+    whole = layout.samples(directory).read_bytes()
+    layout.samples(directory).write_bytes(whole[: len(whole) // 2])
+    layout.results(directory).unlink()
+    run(order(**WEMATH))
+    assert read_result(directory) == result
+    assert regrade(directory) == result
 
 
 def test_regrading_needs_no_model(run, order, directory, tmp_path):
