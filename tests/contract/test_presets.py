@@ -80,6 +80,17 @@ CONVERSATION_VALUES = {
     "maxCompletionTokens": 2048,
 }
 
+EVALUATION_VALUES = {
+    "benchmarks.0.name": "mathvision",
+    "benchmarks.1.name": "mathverse",
+    "benchmarks.2.name": "mathvista",
+    "benchmarks.3.name": "wemath",
+    "decoding.temperature": 0.2,
+    "decoding.maxCompletionTokens": 16_384,
+    "decoding.samples": 1,
+    "precision": "bf16",
+}
+
 
 def document(name="paper-7b", **spec):
     return {
@@ -103,10 +114,15 @@ def at(value, path):
 @pytest.mark.parametrize("name", preset.names())
 @pytest.mark.parametrize(
     ("section", "values"),
-    [("sft", SFT_VALUES), ("grpo", GRPO_VALUES), ("conversation", CONVERSATION_VALUES)],
+    [
+        ("sft", SFT_VALUES),
+        ("grpo", GRPO_VALUES),
+        ("evaluation", EVALUATION_VALUES),
+        ("conversation", CONVERSATION_VALUES),
+    ],
 )
 def test_every_value_of_the_recipe_is_in_the_resolved_spec(name, section, values):
-    run = ReasoningRun.parse(preset.resolve(document(name, sft={}, grpo={})))
+    run = ReasoningRun.parse(preset.resolve(document(name, sft={}, grpo={}, evaluation={})))
     found = run.spec.document()[section]
     assert {path: at(found, path) for path in values} == values
     assert len(found.get("rewards", [0])) == 1

@@ -143,6 +143,19 @@ def test_a_wrong_set_is_told_with_its_count(load, tmp_path, name, change, messag
     assert str(error.value).startswith(FIELD)
 
 
+def test_the_hubs_set_must_be_whole(load, tmp_path, monkeypatch):
+    asked = []
+
+    def hub(*arguments, **keywords):
+        asked.append((*arguments, *keywords.values()))
+        return datasets.Dataset.from_parquet(str(parquet(tmp_path / "h.parquet", "mathverse")))
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    with pytest.raises(DataError, match=r"has 3 rows, but MathVerse testmini has 3,940"):
+        load("mathverse", "AI4Math/MathVerse", revision="abc")
+    assert asked == [("AI4Math/MathVerse", "testmini", "testmini", "abc")]
+
+
 @pytest.mark.parametrize("missing", [None, "gone.png"])
 def test_missing_pictures_are_counted(load, tmp_path, missing):
     (tmp_path / "1.png").write_bytes(PICTURE)

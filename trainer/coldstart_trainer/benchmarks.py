@@ -6,10 +6,10 @@ with a set as a whole is named and counted before anything is asked.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -126,19 +126,29 @@ def _check_answers(
 
 
 def _check_images(known: Published, source: Source, field: str) -> None:
-    lists = source.table.column("images").to_pylist()
-    blind = [row for row, values in enumerate(lists) if not values or not all(map(_there, values))]
+    chunks = source.table.column("images").chunks
+    seen = [sighted for chunk in chunks for sighted in _sighted(chunk)]
+    blind = [row for row, sighted in enumerate(seen) if not sighted]
     if blind:
         raise _invalid(
-            f"{field}: {len(blind)} of {len(lists)} rows of {known.title} have no image, or one "
+            f"{field}: {len(blind)} of {len(seen)} rows of {known.title} have no image, or one "
             f"that is no file: {_few([source.place(row) for row in blind])}"
         )
 
 
-def _there(value: dict[str, Any]) -> bool:
-    if value["bytes"] is not None:
-        return True
-    return value["path"] is not None and Path(value["path"]).is_file()
+def _sighted(chunk: pa.Array) -> list[bool]:
+    """Of each row, whether it has images, all of them there; the embedded ones are not copied."""
+    values = chunk.flatten()
+    pairs = zip(
+        values.field("bytes").is_valid().to_pylist(), values.field("path").to_pylist(), strict=True
+    )
+    there = [inside or (path is not None and Path(path).is_file()) for inside, path in pairs]
+    ends = chunk.offsets.to_pylist()
+    first = ends[0]
+    return [
+        end > start and all(there[start - first : end - first])
+        for start, end in itertools.pairwise(ends)
+    ]
 
 
 def _table(problems: Sequence[Problem]) -> pa.Table:
