@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator, 
 
 from coldstart.benchmarks import NAMES as PUBLISHED
 from coldstart.benchmarks import published
-from coldstart.dataset import Dataset
+from coldstart.dataset import Columns, Dataset
 from coldstart.schema import (
     Contract,
     Name,
@@ -516,6 +516,15 @@ class Benchmark(Contract):
             raise ValueError(
                 f"{self.name} is no published benchmark ({', '.join(PUBLISHED)}), so dataset is "
                 "required"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_known(self) -> Self:
+        if published(self.name) and self.dataset and self.dataset.columns != Columns():
+            raise ValueError(
+                f"{self.name} is read in its released layout, so dataset.columns has no say; give "
+                "a set of your own another name"
             )
         return self
 

@@ -16,6 +16,8 @@ SERVER = {"engine": "vllm", "mode": "server"}
 DATASET = {"name": "d.parquet"}
 BENCHMARKS = [{"name": "a", "dataset": DATASET}, {"name": "b", "dataset": DATASET}]
 PUBLISHED = {"name": "wemath", "dataset": {"name": "wemath.parquet", "limit": 9}}
+RENAMED = {"name": "wemath", "dataset": {"name": "d.parquet", "columns": {"answer": "gold"}}}
+DEFAULTED = {"name": "wemath", "dataset": {"name": "d.parquet", "columns": {"answer": "answer"}}}
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ CASES = (
     Case("benchmark without dataset", False, {"evaluation.benchmarks": [{"name": "a"}]}),
     Case("published benchmark", True, {"evaluation.benchmarks": [{"name": "mathvista"}]}),
     Case("published benchmark elsewhere", True, {"evaluation.benchmarks": [PUBLISHED]}),
+    Case("published benchmark, its columns", False, {"evaluation.benchmarks": [RENAMED]}),
+    Case("published benchmark, default columns", True, {"evaluation.benchmarks": [DEFAULTED]}),
+    Case("own benchmark, its columns", True, {"evaluation.benchmarks": [RENAMED | {"name": "a"}]}),
     Case("evaluation without benchmarks", False, {"evaluation.benchmarks": DROP}),
     Case("no benchmark", False, {"evaluation.benchmarks": []}),
     # names

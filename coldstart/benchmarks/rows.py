@@ -18,6 +18,9 @@ FACETS = ("subject", "level", "category", "question_type", "problem_version", "s
 
 LETTERS = "ABCDEFGH"
 
+_STEPS = {"2steps_multi": "S2", "3steps_multi": "S3"}
+"""How many steps a question of We-Math takes, as its authors call it; the others take one."""
+
 _MARKER = re.compile(r"[ \t]*<image\d*>[ \t]*")
 # "A.", "A:", "(A)", in Chinese punctuation, too, at the beginning or after what ends an option.
 _LABEL = (
@@ -64,13 +67,16 @@ def problem(schema: Schema, row: Mapping[str, Any]) -> Problem:
 
 
 def options(text: str) -> tuple[str, ...]:
-    """The options of a text that labels them A, B, C …; empty if it does not."""
+    """The options of a text that labels them A, B, C …; empty if it does not, or skips a letter."""
     marks: list[re.Match[str]] = []
     for label in _LABELS:
         found = label.search(text, marks[-1].end() if marks else 0)
         if found is None:
             break
         marks.append(found)
+    behind = marks[-1].end() if marks else 0
+    if any(label.search(text, behind) for label in _LABELS[len(marks) + 1 :]):
+        return ()
     starts = [mark.end() for mark in marks]
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     # Without a mark there is no start, but still an end.
@@ -161,7 +167,7 @@ def _wemath(row: Mapping[str, Any]) -> Problem:
         choices=choices,
         # Two-step and three-step composites are numbered apart.
         cluster=f"{steps}/{composite}",
-        facets=_facets(step=key, concept=row.get("knowledge concept")),
+        facets=_facets(level=_STEPS.get(key, "S1"), step=key, concept=row.get("knowledge concept")),
     )
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from coldstart import preset
 from coldstart.benchmarks import NAMES
+from coldstart.dataset import Columns
 from coldstart.generate.structural import Path
 from coldstart.run import RunSpec
 from coldstart.spec import Benchmark, From, Part
@@ -97,8 +98,21 @@ def list_rules() -> Mapping[Path, list[Rule]]:
                 f"self.all(a, has(a.dataset) || {name('a')} in {list(NAMES)})",
                 "names no published benchmark, and has no dataset",
             ),
+            _rule(
+                f"self.all(a, !({name('a')} in {list(NAMES)}) || !has(a.dataset) || "
+                f"!has(a.dataset.columns) || ({_default_columns('a.dataset.columns')}))",
+                "names a published benchmark, whose layout is known, so dataset.columns has no say",
+            ),
         ],
     }
+
+
+def _default_columns(place: str) -> str:
+    """Whether a section of columns says nothing but the defaults."""
+    defaults = Columns().document()
+    return " && ".join(
+        f"(!has({place}.{name}) || {place}.{name} == '{value}')" for name, value in defaults.items()
+    )
 
 
 @cache

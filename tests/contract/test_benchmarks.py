@@ -96,7 +96,11 @@ def test_wemath_joins_its_composites_and_splits_its_options():
     assert rows[0].choices == ("5", "6", "No correct answer")
     assert rows[0].problem == "q\nChoices:\n(A) 5\n(B) 6\n(C) No correct answer"
     assert len({item.cluster for item in rows}) == 2
-    assert rows[0].facets == {"step": "2steps_1", "concept": "Angles"}
+    assert rows[0].facets == {"level": "S1", "step": "2steps_1", "concept": "Angles"}
+    assert [item.facets["level"] for item in rows].count("S1") == 5
+    (irregular,) = read("wemath", [WEMATH[0] | {"option": "A. 5; B. 6; F. None"}])
+    assert irregular.problem == "q\nChoices:\nA. 5; B. 6; F. None"
+    assert irregular.choices == ()
 
 
 def test_geometry3k_asks_for_the_value():
@@ -113,6 +117,7 @@ def test_geometry3k_asks_for_the_value():
         ("(A) x = 1; y = 2 (B) 7", ("x = 1; y = 2", "7")),
         ("A. AB = 5;B. AC = 6", ("AB = 5", "AC = 6")),
         ("\nA:30°\nB:40°", ("30°", "40°")),
+        ("A. 5; B. 6; C. 7; F. No correct answer", ()),
         ("no labels at all", ()),
         ("A. 5; B. ", ()),
     ],
