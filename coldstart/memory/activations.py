@@ -81,14 +81,14 @@ def attention(model: Language, load: Load) -> int:
 
     With a mask, SDPA gets keys and values repeated for each query head, and turns the mask into
     numbers; both are counted for all rows of their own. A packed row is computed as in
-    `coldstart_trainer.shared.attention`: keys are gathered for each run of tokens, and without the
-    variable-length kernel they are repeated before, and the pieces joined after.
+    `coldstart_trainer.shared.attention`: keys are gathered for each run of tokens, once for all
+    heads that share them; without the variable-length kernel the pieces are joined after.
     """
     if not load.seen:
         return 4 * model.queries * load.tokens + load.masked
     if load.varlen:
         return 2 * model.queries * load.tokens + 2 * model.keys * load.seen
-    return model.queries * (6 * load.tokens + 2 * load.seen)
+    return 4 * model.queries * load.tokens + 2 * model.keys * (load.tokens + load.seen)
 
 
 def block(model: Vision, widths: Widths) -> int:

@@ -74,7 +74,8 @@ def test_it_shows_all_of_the_table_that_it_can_and_nothing_else(grpo):
     _, pages = grpo
     shown = {name.removeprefix(PREFIX) for name in families(pages[-1])}
     always = {row.name for row in METRICS if "grpo" in row.stages and not row.needs}
-    assert shown - always == {"kl_nats", "prompt_reuse_ratio", "packed_selfcheck_nats"}
+    own = {"kl_nats", "prompt_reuse_ratio", "packed_selfcheck_nats", "samples_dropped_total"}
+    assert shown - always == own
     assert always - shown == set()
     for name, family in families(pages[-1]).items():
         assert family.documentation.endswith(f"Unit: {TABLE[name.removeprefix(PREFIX)].unit}.")
