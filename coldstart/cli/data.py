@@ -98,7 +98,8 @@ def _show(found: DataReport, console: Console) -> None:
     for note in found.notes:
         console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     count = len(found.findings)
-    console.print(f"\n{count} findings, {found.mistakes} of them mistakes", highlight=False)
+    said = f"{count} finding{'' if count == 1 else 's'}, mistakes: {found.mistakes}"
+    console.print(f"\n{said}", highlight=False)
 
 
 def _sets(datasets: tuple[DatasetFacts, ...]) -> Table:

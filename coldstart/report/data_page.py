@@ -46,7 +46,7 @@ def _chart(item: DatasetFacts, lengths: Histogram) -> charts.Chart:
         band=tuple((at, 0.0, count) for at, count in points),
         band_name="rows by length",
         note=note,
-        shown="{:,.0f}".format,
+        shown="{:,.4g}".format,
         floor=0.0,
         along=lengths.unit,
         step=lengths.unit,

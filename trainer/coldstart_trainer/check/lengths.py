@@ -56,13 +56,15 @@ class Lengths:
     processor: Any
     """None where characters have to do."""
     conversation: Conversation
+    learnt: bool
+    """Whether the responses count, too."""
     prompts: array[int] = field(default_factory=lambda: array("q"))
     responses: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, batch: Sequence[Looked]) -> Iterator[tuple[Row, Kind, str]]:
         """Measure rows; those that are too long, each with how long it is."""
         fitting = [item for item in batch if self._readable(item)]
-        responses = [row for row, _ in batch if (row.response or "").strip()]
+        responses = [row for row, _ in batch if self.learnt and (row.response or "").strip()]
         if self.processor is None:
             extra = len(self.conversation.system) + len(self.conversation.suffix)
             self.prompts.extend(len(row.problem) + extra for row, _ in fitting)

@@ -2,7 +2,9 @@
 
 Words are compared as sets of three in a row (shingles): MinHash signatures find pairs without
 comparing each with each, the shingles themselves decide. Numbers, operators and names of points
-must be the same: a problem with other figures is another problem.
+must be the same: a problem with other figures is another problem. No picture of bearable size
+tells one digit in a drawing from another, so where the files of images differ, the answers must
+not.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ class Problems:
     """The text of each problem."""
     images_of: list[tuple[int, ...]] = field(default_factory=list)
     """The images of each problem."""
+    answer_of: list[str] = field(default_factory=list)
+    """The answer of each problem; empty where none is known."""
 
     def add_text(self, text: str) -> int:
         """Keep a text that is not there yet; its number."""
@@ -61,8 +65,9 @@ class Problems:
         self.figures.append(_figures(tokens))
         return len(self.texts) - 1
 
-    def add(self, text: int, images: tuple[int, ...]) -> int:
+    def add(self, text: int, images: tuple[int, ...], answer: str = "") -> int:
         """Keep a problem; its number."""
+        self.answer_of.append(answer)
         self.text_of.append(text)
         self.images_of.append(images)
         return len(self.text_of) - 1
@@ -74,11 +79,11 @@ def near_pairs(problems: Problems) -> list[tuple[int, int]]:
         return []
     view = _View(problems)
     found = np.empty(0, dtype=np.int64)
-    for first, second in view.candidates():
-        low, high = np.minimum(first, second), np.maximum(first, second)
-        kept = view.alike(low, high)
-        found = np.union1d(found, low[kept] * len(view.text) + high[kept])
-    pairs = [divmod(int(pair), len(view.text)) for pair in found]
+    count = len(view.text)
+    for candidates in view.candidates():
+        fresh = np.setdiff1d(candidates, found)
+        found = np.union1d(found, fresh[view.alike(*np.divmod(fresh, count))])
+    pairs = [divmod(int(pair), count) for pair in found]
     return [pair for pair in pairs if view.same(*pair)]
 
 
@@ -104,8 +109,11 @@ class _View:
         )
         self._tokens: dict[int, frozenset[int]] = {}
 
-    def candidates(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs that have a band of their signatures and a part of their hashes in common."""
+    def candidates(self) -> Iterator[np.ndarray]:
+        """Pairs that have a band of their signatures and a part of their hashes in common.
+
+        A pair is one number: the lower one times how many there are, plus the higher one.
+        """
         common = _mixed(self.figure[self.text], self.count)
         hashes = self.hash[self.image]
         bands = self.signature.reshape(len(self.signature), _BANDS, -1).astype(np.uint64)
@@ -116,24 +124,26 @@ class _View:
                 words = _mixed(words, bands[self.text, band, column])
             for chunk in range(_CHUNKS if self.count.any() else 1):
                 part = (hashes >> np.uint64(chunk * width)) & np.uint64((1 << width) - 1)
-                yield from _neighbours(_mixed(words, part), hashes)
+                yield _neighbours(_mixed(words, part), hashes)
 
     def alike(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Whether words seem similar and the first images look alike."""
-        one, two = self.text[first], self.text[second]
+        alike = self._look_alike(self.image[first], self.image[second])
+        at = np.flatnonzero(alike)
+        one, two = self.text[first[at]], self.text[second[at]]
         agreement = (self.signature[one] == self.signature[two]).mean(axis=1)
-        words: np.ndarray = (one == two) | (agreement >= _AGREEMENT)
-        words &= self._look_alike(self.image[first], self.image[second])
-        return words
+        alike[at] = (one == two) | (agreement >= _AGREEMENT)
+        return alike
 
     def same(self, first: int, second: int) -> bool:
-        """Whether words are similar indeed, and every image looks like its counterpart."""
-        images = [
-            np.array(self.problems.images_of[item], dtype=np.int64) for item in (first, second)
-        ]
-        if len(images[0]) and not self._look_alike(*images).all():
+        """Whether words are similar indeed, and the further images look alike, too."""
+        images = (self.problems.images_of[first], self.problems.images_of[second])
+        answers = {self.problems.answer_of[first], self.problems.answer_of[second]} - {""}
+        if images[0] != images[1] and len(answers) > 1:
             return False
-        one, two = int(self.text[first]), int(self.text[second])
+        if images[0][1:] and not self._look_alike(*map(np.array, images)).all():
+            return False
+        one, two = self.problems.text_of[first], self.problems.text_of[second]
         if one == two:
             return True
         left, right = self._shingles_of(one), self._shingles_of(two)
@@ -155,15 +165,18 @@ class _View:
         return self._tokens[text]
 
 
-def _neighbours(keys: np.ndarray, second: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _neighbours(keys: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Pairs with the same key that are at most `WINDOW` apart in the order of keys."""
     order = np.lexsort((second, keys))
     ordered = keys[order]
+    pairs = []
     for step in range(1, min(WINDOW, len(keys) - 1) + 1):
         same = np.flatnonzero(ordered[step:] == ordered[:-step])
         if not len(same):
-            return
-        yield order[same], order[same + step]
+            break
+        one, two = order[same], order[same + step]
+        pairs.append(np.minimum(one, two) * len(keys) + np.maximum(one, two))
+    return np.concatenate(pairs) if pairs else np.empty(0, dtype=np.int64)
 
 
 def _mixed(one: np.ndarray, two: np.ndarray) -> np.ndarray:

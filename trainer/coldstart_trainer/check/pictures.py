@@ -23,8 +23,9 @@ from coldstart_trainer.images import UNREADABLE, HugeImageError, ImageError, fac
 CELLS = 24
 """Grey cells in a row and in a column."""
 
-CELL_TOLERANCE = 16
-"""How much brighter or darker, of 255, one cell of an image may be that still looks the same."""
+CELL_TOLERANCE = 24
+"""How much brighter or darker, of 255, one cell of an image may be that still looks the same: what
+scaling by a third makes of lines two pixels wide."""
 
 HASH_RADIUS = 4
 """Bits of 64 in which the hashes of images that look the same may differ."""

@@ -46,6 +46,11 @@ class Row:
         """The content digest of each image."""
         return tuple(content_digest(value) for value in self.images)
 
+    @property
+    def asked(self) -> str:
+        """The problem and its choices, as they are written."""
+        return "\n".join((self.problem.replace(IMAGE_MARK, " "), *self.choices))
+
     @cached_property
     def text(self) -> str:
         """What is asked, as it is compared."""

@@ -10,8 +10,9 @@ from itertools import combinations, islice
 from pathlib import Path
 
 from coldstart.findings import CheckRequest, DataReport, DatasetFacts, Kind
-from coldstart.grading import Grader
+from coldstart.grading import Grader, extract
 from coldstart.uses import Use, uses
+from coldstart_trainer.admission import is_absent
 from coldstart_trainer.check import lengths, rows
 from coldstart_trainer.check.collected import Collected, Opened
 from coldstart_trainer.check.licences import licence
@@ -78,7 +79,9 @@ class Scan:
         try:
             opened = Opened(use, rows.opened(use, self.workdir))
             self._say_size(opened)
-            measured = lengths.Lengths(self._processor, self.request.spec.conversation)
+            measured = lengths.Lengths(
+                self._processor, self.request.spec.conversation, learnt=use.target == "response"
+            )
             images = self._judge_all(opened, grader, measured)
         except DataError as error:
             self.collected.add_unreadable(use, str(error))
@@ -166,8 +169,9 @@ class Scan:
         if row.problem_key not in self._problems:
             text = hashlib.blake2b(row.text.encode(), digest_size=16).digest()
             if text not in self._texts:
-                self._texts[text] = self.problems.add_text("\n".join((row.problem, *row.choices)))
-            self._problems[row.problem_key] = self.problems.add(self._texts[text], images)
+                self._texts[text] = self.problems.add_text(row.asked)
+            answer = rows.normalised(_answer(row))
+            self._problems[row.problem_key] = self.problems.add(self._texts[text], images, answer)
         return self._problems[row.problem_key]
 
     def _equal(self) -> None:
@@ -204,6 +208,13 @@ class Scan:
 
     def _add(self, kind: Kind, one: _Scanned, row: int, two: _Scanned, other: int) -> None:
         self.collected.add(kind, [(one.opened, row), (two.opened, other)])
+
+
+def _answer(row: Row) -> str:
+    """The gold answer of a row, or what its response ends in; empty where there is neither."""
+    if row.answer is not None and not is_absent(row.answer):
+        return row.answer
+    return extract(row.response or "").span or ""
 
 
 def _first_of(problems: Iterable[int], scanned: _Scanned) -> int | None:
