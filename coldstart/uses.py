@@ -51,4 +51,10 @@ def uses(spec: RunSpec) -> Iterator[Use]:
                 yield Use("probe", label, f"{field}.probe.dataset", section.probe.dataset)
     for number, benchmark in enumerate(spec.evaluation.benchmarks if spec.evaluation else ()):
         field = f"spec.evaluation.benchmarks[{number}].dataset"
-        yield Use("evaluation", f"benchmark {benchmark.name}", field, benchmark.rows, published(benchmark.name))
+        yield Use(
+            "evaluation",
+            f"benchmark {benchmark.name}",
+            field,
+            benchmark.rows,
+            published(benchmark.name),
+        )

@@ -9,6 +9,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from coldstart.dataset import Dataset
+from coldstart.uses import Use
 
 UNKNOWN = "unknown"
 
@@ -16,17 +17,26 @@ _LONGEST_HEADER = 100_000
 _SHOWN = 200
 
 
-def licence(dataset: Dataset, workdir: Path) -> str:
-    """What the card of a data set names: beside local files, or in the hub's cache."""
-    card = _card(dataset, workdir)
+def licence(use: Use, workdir: Path) -> str:
+    """What the card of a data set names, beside local files or in the hub's cache.
+
+    Without a card, that of a published benchmark is what our table of them says.
+    """
+    named = _named(_header(_card(use.dataset, workdir)))
+    if named == UNKNOWN and use.known:
+        return use.known.licence
+    return named
+
+
+def _header(card: Path | None) -> str:
+    """The beginning of a card; empty where there is none, or none that can be read."""
     if card is None:
-        return UNKNOWN
+        return ""
     try:
         with card.open(encoding="utf-8") as stream:
-            text = stream.read(_LONGEST_HEADER)
+            return stream.read(_LONGEST_HEADER)
     except (OSError, UnicodeDecodeError):
-        return UNKNOWN
-    return _named(text)
+        return ""
 
 
 def _card(dataset: Dataset, workdir: Path) -> Path | None:

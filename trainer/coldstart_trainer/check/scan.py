@@ -93,7 +93,7 @@ class Scan:
             name=use.dataset.name,
             rows=opened.source.table.num_rows,
             images=images,
-            licence=licence(use.dataset, self.workdir),
+            licence=licence(use, self.workdir),
             lengths=tuple(measured.histograms()),
         )
 
