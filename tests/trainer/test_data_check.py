@@ -1,6 +1,7 @@
 """Checks of data sets: what each finds, what it must not find, and what it makes of broken data."""
 
 import io
+import json
 import struct
 import zlib
 
@@ -83,6 +84,30 @@ def test_equal_rows_are_found_in_a_set_and_between_sets(check):
     assert leak.level == "mistake"
 
 
+def test_a_published_benchmark_is_read_in_its_released_layout(check, tmp_path):
+    """Its options stand in the problem and beside it; training data write them otherwise."""
+    options = ["A. 5", "B. 6"]
+    released = {
+        "ID": "1",
+        "key": "k1",
+        "question": ASKED,
+        "option": "A. 5; B. 6",
+        "answer": "A",
+        "image_path": "one.png",
+    }
+    (tmp_path / "one.png").write_bytes(drawing(1))
+    (tmp_path / "wemath.jsonl").write_text(json.dumps(released) + "\n")
+    write(tmp_path, "sft", [row("\n".join((ASKED, *options)), images=[drawing(1)])])
+    spec = {
+        "model": {"name": "m"},
+        "sft": {"dataset": {"name": "sft.jsonl"}},
+        "evaluation": {"benchmarks": [{"name": "wemath", "dataset": {"name": "wemath.jsonl"}}]},
+    }
+    report = Scan(CheckRequest.parse({"spec": spec, "workdir": str(tmp_path)})).report()
+    assert counts(report) == {("leakage", "benchmark wemath", "sft"): 1}
+    assert [item.licence for item in report.datasets] == ["unknown", "CC BY-NC 4.0"]
+
+
 def test_a_probe_leaks_and_two_held_out_sets_only_share(check):
     report = check(sft=[row()], probe=[row(), row("Own?")], test=[row("Own?")])
     assert counts(report) == {
@@ -105,8 +130,15 @@ def test_the_same_words_with_another_picture_are_another_problem(check):
 
 
 def test_choices_belong_to_the_problem(check):
-    asked = [row("Which?", choices=["one", "two"]), row("Which?", choices=["one", "three"])]
+    asked = [
+        row("Which?", choices=["one", "two"]),
+        row("Which?", choices=["one", "three"]),
+        row("Which?\n(A) one\n(B) four"),
+        row("Which?"),
+    ]
     assert counts(check(grpo=asked)) == {}
+    report = check(grpo=asked, test=[row("Which?\nOptions:\n(A) one\n(B) two")])
+    assert counts(report) == {("leakage", "benchmark test", "grpo"): 1}
 
 
 @pytest.mark.parametrize(

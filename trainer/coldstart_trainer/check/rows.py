@@ -1,12 +1,13 @@
 """Rows as the checks read them: all of them, one after another, wrong ones too; nothing is judged.
 
 Two rows hold the same problem if their texts are equal but for case, white space, Unicode forms and
-`<image>` marks, and the files of their images are equal byte for byte.
+`<image>` marks, and the labels of options, and the files of their images are equal byte for byte.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from coldstart.benchmarks.rows import options
 from coldstart.status import ErrorCode
 from coldstart.uses import Use
 from coldstart_trainer import benchmarks, sources
@@ -24,6 +26,9 @@ from coldstart_trainer.sources import DataError, Source
 
 BATCH = 64
 """Rows whose images are held at once."""
+
+_OPTIONS = re.compile(r"\n\s*(?:(?:choices|options)\s*:|\(?A[).:]\s)", re.IGNORECASE)
+"""Where the options of a problem begin, if it lists them."""
 
 Stored = dict[str, Any] | None
 """An image as `images.STORAGE` has it."""
@@ -48,8 +53,13 @@ class Row:
 
     @property
     def asked(self) -> str:
-        """The problem and its choices, as they are written."""
-        return "\n".join((self.problem.replace(IMAGE_MARK, " "), *self.choices))
+        """The problem and its options, which every set writes in a way of its own."""
+        problem = self.problem.replace(IMAGE_MARK, " ")
+        begin = _OPTIONS.search(problem)
+        inside = options(problem[begin.start() :]) if begin else ()
+        if begin and inside:
+            problem = problem[: begin.start()]
+        return "\n".join((problem, *(self.choices or inside)))
 
     @cached_property
     def text(self) -> str:
