@@ -58,6 +58,8 @@ def check(file: Path, as_json: bool, page: Path | None, limit: int) -> None:
     from coldstart.report.data_page import render
 
     wanted = load(file)
+    if page and not page.absolute().parent.is_dir():
+        mistake(f"--report {page}: there is no directory {page.absolute().parent}")
     request = CheckRequest(
         spec=wanted.spec,
         workdir=str(file.resolve().parent),

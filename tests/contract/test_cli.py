@@ -117,6 +117,12 @@ def test_a_check_of_data_needs_the_trainer(here, monkeypatch):
     assert "is not installed: pip install 'coldstart-operator[trainer]'" in result.stderr
 
 
+def test_a_page_that_cannot_be_written_is_told_before_the_check(here):
+    result = call("data", "check", "run.yaml", "--report", "gone/page.html")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("--report gone/page.html: there is no directory ")
+
+
 def test_the_findings_about_data_are_told_in_lines(capsys):
     from rich.console import Console
 

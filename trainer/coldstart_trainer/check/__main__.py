@@ -13,7 +13,10 @@ from coldstart_trainer.check.scan import Scan
 def main() -> int:
     """Check what the standard input asks for; the report goes to the file that is named."""
     request = CheckRequest.model_validate_json(sys.stdin.buffer.read())
-    report = Scan(request).report()
+    try:
+        report = Scan(request).report()
+    except KeyboardInterrupt:
+        return 130  # whoever asked was told to stop, too
     write_atomic(Path(sys.argv[1]), report.model_dump_json(exclude_none=True).encode())
     return 0
 

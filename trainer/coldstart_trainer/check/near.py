@@ -27,6 +27,9 @@ WINDOW = 16
 """With how many neighbours of the same key a problem is compared: the work stays linear where
 thousands share one."""
 
+_AT_ONCE = 10_000
+"""Pairs whose cells are held side by side."""
+
 _PERMUTATIONS, _BANDS = 64, 16
 _AGREEMENT = 0.6
 """Signatures of similar texts agree in at least so much, but for one in 10,000."""
@@ -82,7 +85,9 @@ def near_pairs(problems: Problems) -> list[tuple[int, int]]:
     count = len(view.text)
     for candidates in view.candidates():
         fresh = np.setdiff1d(candidates, found)
-        found = np.union1d(found, fresh[view.alike(*np.divmod(fresh, count))])
+        parts = np.split(fresh, range(_AT_ONCE, len(fresh), _AT_ONCE))
+        kept = [part[view.alike(*np.divmod(part, count))] for part in parts]
+        found = np.union1d(found, np.concatenate(kept))
     pairs = [divmod(int(pair), count) for pair in found]
     return [pair for pair in pairs if view.same(*pair)]
 
