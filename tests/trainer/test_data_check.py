@@ -118,7 +118,12 @@ def test_a_probe_leaks_and_two_held_out_sets_only_share(check):
 
 def test_several_responses_to_one_problem_are_no_duplicates_but_another_answer_is_told(check):
     report = check(
-        sft=[row(), row(response="Thus \\boxed{7}."), row(response="\\boxed{8}", answer="8")]
+        sft=[
+            row(),
+            row(response="Thus \\boxed{7}."),
+            row(response="\\boxed{8}", answer="8"),
+            row(response="\\boxed{9}", answer="None"),
+        ]
     )
     assert counts(report) == {("other_answer", "sft"): 1}
 
@@ -127,6 +132,11 @@ def test_the_same_words_with_another_picture_are_another_problem(check):
     """Line drawings on white look alike to a perceptual hash."""
     report = check(grpo=[row("Find the value of x.", images=[drawing(n)]) for n in range(150)])
     assert counts(report) == {}
+
+
+def test_a_square_is_no_other_number(check):
+    """Compatible forms of Unicode would make one of them."""
+    assert counts(check(grpo=[row("What is 3\u00b2?"), row("What is 32?")])) == {}
 
 
 def test_choices_belong_to_the_problem(check):
@@ -163,13 +173,14 @@ def test_what_is_nearly_equal_is_found(check, changes):
     [
         {"problem": PROBLEM.format(4)},
         {"problem": PROBLEM.format("-3")},
+        {"problem": PROBLEM.format("3\u00b2")},
         {"problem": PROBLEM.format(3).replace("one corner", "corner ABC")},
         {"problem": "How long is the longest side of what is drawn here, moved by 3?"},
         {"images": [drawing(2)]},
         {"images": []},
         {"images": [drawing(1), drawing(1)]},
     ],
-    ids=["number", "sign", "name", "words", "picture", "none", "two"],
+    ids=["number", "sign", "square", "name", "words", "picture", "none", "two"],
 )
 def test_what_differs_is_not_nearly_equal(check, changes):
     first = row(images=[drawing(1)])

@@ -35,7 +35,10 @@ _AGREEMENT = 0.6
 """Signatures of similar texts agree in at least so much, but for one in 10,000."""
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\d_]+|[^\w\s]")
-_FIGURE = re.compile(r"\d.*|[-+*/=<>^√\u00d7÷±≤≥]|[b-hj-zB-HJ-Z]|[A-Z]{2,4}")
+_FIGURE = re.compile(
+    r"\d.*|[-+*/=<>^√\u00d7÷±≤≥]|[b-hj-zB-HJ-Z]|[A-Z]{2,4}"
+    r"|\w*[\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f]\w*"
+)
 _NOISE = frozenset(".,;:!?\"'$\\{}")
 _CHUNKS = HASH_RADIUS + 1
 """Two hashes that differ in fewer bits have one of so many parts in common."""
@@ -192,9 +195,7 @@ def _mixed(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def _tokens(text: str) -> list[str]:
     return [
-        token
-        for token in _TOKEN.findall(unicodedata.normalize("NFKC", text))
-        if token not in _NOISE
+        token for token in _TOKEN.findall(unicodedata.normalize("NFC", text)) if token not in _NOISE
     ]
 
 

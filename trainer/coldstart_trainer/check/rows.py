@@ -121,7 +121,8 @@ def one(source: Source, number: int) -> Row:
 
 def normalised(text: str) -> str:
     """A text without what does not change what it says."""
-    plain = unicodedata.normalize("NFKC", text)
+    # Not NFKC, which takes the square of 3 for 32.
+    plain = unicodedata.normalize("NFC", text)
     return " ".join(plain.casefold().split())
 
 

@@ -154,7 +154,7 @@ class Scan:
             repeated = firsts.setdefault(row.row_key, row.number)
             if repeated != row.number:
                 self._add("duplicates", scanned, row.number, scanned, repeated)
-            gold = rows.normalised(row.answer or "")
+            gold = "" if is_absent(row.answer) else rows.normalised(row.answer or "")
             if gold and golds.setdefault(problem, gold) != gold:
                 self._add("other_answer", scanned, row.number, scanned, earlier)
 
