@@ -6,11 +6,10 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from coldstart.dataset import Dataset
 from coldstart.engine import vllm_mistake
 from coldstart.memory import forecast
 from coldstart.run import RunSpec
-from coldstart.spec import TrainingSpec
+from coldstart.uses import uses
 
 
 def mistakes(spec: RunSpec, workdir: Path) -> list[str]:
@@ -24,7 +23,7 @@ def mistakes(spec: RunSpec, workdir: Path) -> list[str]:
         *_machine(spec),
         *_missing_files(spec, workdir),
         *forecast(spec, workdir).refusals,
-        *_missing_packages(),
+        *missing_packages(),
     ]
 
 
@@ -42,24 +41,14 @@ def _machine(spec: RunSpec) -> Iterator[str]:
 
 
 def _missing_files(spec: RunSpec, workdir: Path) -> Iterator[str]:
-    for field, dataset in _datasets(spec):
-        path = workdir / Path(dataset.name).expanduser()
-        if dataset.looks_local and not path.exists():
-            yield f"{field}.name: there is no file {path}"
+    for use in uses(spec):
+        path = workdir / Path(use.dataset.name).expanduser()
+        if use.dataset.looks_local and not path.exists():
+            yield f"{use.field}.name: there is no file {path}"
 
 
-def _datasets(spec: RunSpec) -> Iterator[tuple[str, Dataset]]:
-    for stage in spec.stages:
-        section = spec.stage(stage)
-        if isinstance(section, TrainingSpec):
-            yield f"spec.{stage.value}.dataset", section.dataset
-            if section.probe.dataset:
-                yield f"spec.{stage.value}.probe.dataset", section.probe.dataset
-    for number, benchmark in enumerate(spec.evaluation.benchmarks if spec.evaluation else ()):
-        yield f"spec.evaluation.benchmarks[{number}].dataset", benchmark.rows
-
-
-def _missing_packages() -> Iterator[str]:
+def missing_packages() -> Iterator[str]:
+    """What has to be installed before a stage, or a check of its data, can be started here."""
     for package in ("torch", "trl", "coldstart_trainer"):
         if importlib.util.find_spec(package) is None:
             yield f"{package} is not installed: pip install 'coldstart-operator[trainer]'"

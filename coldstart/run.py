@@ -32,6 +32,19 @@ class Retry(Contract):
     """The longest wait."""
 
 
+class DataChecks(Contract):
+    """What becomes of equal rows, which are looked for before the first training stage."""
+
+    # Not `off`: YAML 1.1, which kubectl reads, takes it for false.
+    leakage: Literal["refuse", "warn", "ignore"] = "warn"
+    """Problems of a benchmark or a probe that are also trained on, with the same text, but for case
+    and white space, and the same image files: the run fails before it trains, or the log tells.
+    All rows of a data set are compared, whatever its limit."""
+    duplicates: Literal["refuse", "warn", "ignore"] = "warn"
+    """Rows of a data set that are equal to an earlier one; several responses to one problem are
+    not."""
+
+
 class PodTemplate(Contract):
     """What the pods of a run get besides what Coldstart sets; as the fields of a pod are called."""
 
@@ -93,6 +106,8 @@ class RunSpec(Contract):
     """Reinforcement learning; absent: none."""
     evaluation: Evaluation | None = None
     """Scoring; absent: none."""
+    data_checks: DataChecks = DataChecks()
+    """What becomes of equal rows in and between the data sets."""
     backend: Literal["Auto", "PyTorchJob", "Job"] = "Auto"
     """What runs a stage on a cluster; `Auto` takes the first that the cluster serves, once, and
     records it."""

@@ -97,6 +97,11 @@ CASES = (
     Case("name with a dot", False, run="a.b"),
     Case("name that starts with a digit", False, run="1a"),
     Case("name that ends with a dash", False, run="a-"),
+    # data checks
+    Case("data checks", True, {"dataChecks": {"leakage": "refuse", "duplicates": "ignore"}}),
+    Case("a data check is no other word", False, {"dataChecks.leakage": "stop"}),
+    Case("a data check is no boolean", False, {"dataChecks.duplicates": False}),
+    Case("no such data check", False, {"dataChecks.near": "warn"}),
     # presets
     Case("preset alone", True, PRESET),
     Case("preset with another data set", True, {**PRESET, "sft.dataset": DATASET}),

@@ -72,6 +72,10 @@ class Chart:
     """The axis never goes below this."""
     ceiling: float | None = None
     """The axis never goes above this."""
+    along: str = "optimizer update"
+    """What the horizontal axis is labelled."""
+    step: str = "update"
+    """What a place on it is called."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,7 @@ def _stops(chart: Chart, thinned: Sequence[Series], x: _Scale, y: _Scale) -> tup
         right = (places[i] + places[i + 1]) / 2 if i + 1 < len(steps) else float(WIDTH - RIGHT)
         here = [(s, found[step]) for s, found in zip(thinned, values, strict=True) if step in found]
         words = [
-            f"update {step:,.0f}",
+            f"{chart.step} {step:,.0f}",
             *(f"{s.name or chart.title.lower()} {chart.shown(v)}" for s, v in here),
         ]
         stops.append(
@@ -302,7 +306,7 @@ def _summary(chart: Chart) -> str:
         (first, start), (last, end) = series.points[0], series.points[-1]
         name = f"{series.name} " if series.name else ""
         parts.append(
-            f"{name}from {chart.shown(start)} at update {first:,.0f} "
-            f"to {chart.shown(end)} at update {last:,.0f}"
+            f"{name}from {chart.shown(start)} at {chart.step} {first:,.0f} "
+            f"to {chart.shown(end)} at {chart.step} {last:,.0f}"
         )
     return f"{chart.title}: {'; '.join(parts)}."

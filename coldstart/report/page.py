@@ -64,14 +64,19 @@ def render(found: RunRecord, now: datetime) -> str:
     Everything that a model, a data set or a user wrote reaches it through the template's escaping
     alone.
     """
-    environment = Environment(
+    return environment().get_template("page.html.j2").render(_context(found, now))
+
+
+def environment() -> Environment:
+    """What fills the templates: it escapes everything, and knows how we word numbers."""
+    made = Environment(
         loader=PackageLoader("coldstart.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "percent": words.percent,
         "points": words.points,
         "number": words.number,
@@ -79,7 +84,7 @@ def render(found: RunRecord, now: datetime) -> str:
         "span": words.span,
         "p": words.p_value,
     }
-    return environment.get_template("page.html.j2").render(_context(found, now))
+    return made
 
 
 @dataclass(frozen=True)

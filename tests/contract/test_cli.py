@@ -110,6 +110,68 @@ def test_an_unwritable_directory_is_named(here):
         assert "cannot be written" in call("run", "run.yaml", "--dir", "closed").stderr
 
 
+def test_a_check_of_data_needs_the_trainer(here, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    result = call("data", "check", "run.yaml")
+    assert result.exit_code == 2
+    assert "is not installed: pip install 'coldstart-operator[trainer]'" in result.stderr
+
+
+def test_a_page_that_cannot_be_written_is_told_before_the_check(here):
+    result = call("data", "check", "run.yaml", "--report", "gone/page.html")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("--report gone/page.html: there is no directory ")
+
+
+def test_the_findings_about_data_are_told_in_lines(capsys):
+    from rich.console import Console
+
+    from coldstart.cli.data import _show
+    from coldstart.findings import DataReport
+
+    shown = {"dataset": "sft", "id": "\x1b[31m[red]", "place": "a.jsonl, row 3"}
+    report = {
+        "datasets": [
+            {
+                "label": "sft",
+                "role": "sft",
+                "field": "spec.sft.dataset",
+                "name": "a.jsonl",
+                "rows": 1200,
+                "images": 7,
+                "licence": "cc-by-4.0",
+                "lengths": [
+                    {
+                        "what": "prompt",
+                        "unit": "tokens",
+                        "width": 2,
+                        "counts": [0, 1200],
+                        "longest": 3,
+                    }
+                ],
+            }
+        ],
+        "findings": [
+            {
+                "kind": "duplicates",
+                "level": "warning",
+                "datasets": ["sft"],
+                "rows": 1,
+                "text": "equal to an earlier one",
+                "examples": [{"rows": [shown, shown], "note": "the same"}],
+            }
+        ],
+        "notes": ["not all"],
+    }
+    _show(DataReport.parse(report), Console(width=120))
+    out = capsys.readouterr().out
+    assert "1,200" in out
+    assert "3 tokens" in out
+    assert "warning: sft: 1 row equal to an earlier one" in out
+    assert "a.jsonl, row 3 (id \\x1b[31m[red]) = a.jsonl, row 3" in out
+    assert out.endswith("note: not all\n\n1 finding, mistakes: 0\n")
+
+
 def test_render_prints_the_orders_with_every_resolved_value(here):
     result = call("render", "--orders", "run.yaml")
     sft, grpo = yaml.safe_load_all(result.output)

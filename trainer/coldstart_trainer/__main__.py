@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
+from coldstart.checkpoint import resumable
 from coldstart.documents import read_document
 from coldstart.files import write_atomic
 from coldstart.layout import StageLayout, output
@@ -104,6 +105,8 @@ def _run(order: StageOrder, layout: StageLayout, progress: ProgressLog, rank: in
     if done := checkpoint.finished(layout, order, rank=rank):
         return done
     models = inputs.resolve(order, hashes=rank == 0)
+    if rank == 0 and _begins_training(order, layout):
+        importlib.import_module("coldstart_trainer.check.gate").judge(order)
     if order.stage is Stage.EVALUATION:
         evaluation = importlib.import_module("coldstart_trainer.evaluation")
         metrics = evaluation.run(order, models, progress)
@@ -112,6 +115,12 @@ def _run(order: StageOrder, layout: StageLayout, progress: ProgressLog, rank: in
     result = stage.run(order, models[0], progress)
     assert isinstance(result, StageResult)
     return result
+
+
+def _begins_training(order: StageOrder, layout: StageLayout) -> bool:
+    """Whether nothing has been trained yet in the run."""
+    first = order.stage is order.spec.stages[0] and order.stage is not Stage.EVALUATION
+    return first and not any(resumable(layout.checkpoints, order))
 
 
 def _hold(layout: StageLayout) -> BinaryIO:

@@ -29,12 +29,16 @@ _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 # PNG, JPEG, GIF and WebP in base64. A path begins like this at most by accident, and has a suffix.
 _BASE64_HEADS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 
-# What Pillow raises for files that are not, or not quite, images.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
+"""What Pillow raises for files that are not, or not quite, images."""
 
 
 class ImageError(ValueError):
     """An image that cannot be used; the message says why, the caller adds where it is."""
+
+
+class HugeImageError(ImageError):
+    """An image of more pixels than are ever decoded."""
 
 
 @dataclass(frozen=True)
@@ -168,13 +172,13 @@ def _read(stream: BinaryIO, size: int) -> ImageFacts:
     except UnidentifiedImageError:
         raise ImageError("cannot be decoded: it is no image that Pillow knows") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"is too large to be decoded ({error}): scale it down") from error
-    except _UNREADABLE as error:
+        raise HugeImageError(f"is too large to be decoded ({error}): scale it down") from error
+    except UNREADABLE as error:
         raise ImageError(f"cannot be decoded: {error}") from error
     width, height = image.size
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
-        raise ImageError(f"has {width} x {height} pixels, more than {limit}: scale it down")
+        raise HugeImageError(f"has {width} x {height} pixels, more than {limit}: scale it down")
     stream.seek(0)
     head = stream.read(_EDGE)
     stream.seek(max(0, size - _EDGE))
@@ -195,5 +199,5 @@ def _decode(image: Image.Image, stream: BinaryIO) -> None:
     stream.seek(0)
     try:
         image.load()
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ImageError(f"cannot be decoded: {error}") from error
