@@ -111,6 +111,26 @@ def test_a_set_that_cannot_be_read_matters_only_where_something_is_refused(judge
         judge({"leakage": "refuse"}, **sets)
 
 
+def test_nothing_is_fetched_for_a_warning(tmp_path, caplog, monkeypatch):
+    """A published benchmark is for a later stage; what is refused has to be looked at."""
+    import datasets
+
+    def fetch(*_arguments, **_options):
+        raise OSError("fetched")
+
+    monkeypatch.setattr(datasets, "load_dataset", fetch)
+    write(tmp_path, "sft", [row("Own?")])
+    spec = {
+        "model": {"name": "m"},
+        "sft": {"dataset": {"name": "sft.jsonl"}},
+        "evaluation": {"benchmarks": [{"name": "mathvista"}]},
+    }
+    gate.judge(ordered(spec, tmp_path))
+    assert not caplog.records
+    with pytest.raises(DataError, match="fetched"):
+        gate.judge(ordered(spec | {"dataChecks": {"leakage": "refuse"}}, tmp_path))
+
+
 def test_a_stage_ends_before_torch_is_imported_and_before_anything_is_trained(
     tiny_model, tiny_rows, tmp_path
 ):

@@ -62,6 +62,10 @@ def _found(order: StageOrder, *, strict: bool) -> Iterator[tuple[Check, str]]:
     """What is wrong with each data set, those that are learnt from first."""
     learnt: dict[bytes, str] = {}
     for use in sorted(uses(order.spec), key=lambda use: not use.learnt):
+        if not (strict or use.dataset.looks_local or use.role == order.stage.value):
+            # Fetching what a later stage needs would keep this one's GPUs waiting for a warning.
+            log.info("dataChecks: %s is not fetched for it; coldstart data check does", use.label)
+            continue
         try:
             repeated, leaked = _counts(use, Path(order.workdir), learnt)
         except DataError as error:
