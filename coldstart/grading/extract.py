@@ -25,12 +25,15 @@ _JOINT = re.compile(
 )
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>")
 _ANSWER_LINE = re.compile(
-    r"^[ \t>*#_]{0,8}(?:final )?answer[*_]{0,2} ?:[*_]{0,2}(.+)$", re.IGNORECASE | re.MULTILINE
+    r"^[ \t>*#_]{0,8}(?:(?:final )?answer[*_]{0,2} ?:[*_]{0,2}|(?<=####))(.+)$",
+    re.IGNORECASE | re.MULTILINE,
 )
 _ANSWER_IS = re.compile(
-    r"\banswer(?: is| would be| must be|:)[ \t]{0,4}:?([^\n]{1,300})", re.IGNORECASE
+    r"(?:\banswer(?: is| would be| must be|:)|\u7b54\u6848(?:\u662f|\u4e3a|[:\uff1a]))"
+    r"[ \t]{0,4}:?([^\n]{1,300})",
+    re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"\.(?:\s|\*|\Z)")
+_SENTENCE_END = re.compile(r"\.(?:\s|\*|\Z)|。")
 _LATE_LETTER = re.compile(
     r"(?:\b(?:answer|option|choice)(?: is| would be|:)?|\bcorrect (?:option|choice|answer) is)"
     r"[ \t:*$]{0,6}(?:\\text\{|\\mathbf\{)?\(?([A-H])\)?\}?(?![\w'-])"

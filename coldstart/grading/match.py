@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,7 +16,15 @@ from typing import Final, Literal, get_args
 from coldstart.grading import choices as options_of
 from coldstart.grading.extract import extract
 from coldstart.grading.notation import canonical, clean, plain
-from coldstart.grading.quantity import Unit, quantity, same_quantity, split_unit, unit
+from coldstart.grading.quantity import (
+    DEGREE,
+    Unit,
+    in_radians,
+    quantity,
+    same_quantity,
+    split_unit,
+    unit,
+)
 from coldstart.grading.structure import (
     Interval,
     Items,
@@ -23,8 +33,9 @@ from coldstart.grading.structure import (
     is_prose,
     items,
     named,
+    ratio,
+    same_words,
     single_symbol,
-    words,
 )
 from coldstart.grading.symbolic import Question, gold_within_bounds, within_bounds
 
@@ -34,6 +45,7 @@ Decision = bool | Question
 # Nobody answers a benchmark question in more; longer spans match only letter by letter.
 MAX_SPAN: Final = 2_000
 MAX_ITEMS: Final = 40
+PAIR: Final = 2
 
 
 class UnreadableGold(ValueError):
@@ -155,7 +167,7 @@ def _same(stated: str, gold: str, terms: _Terms) -> Decision:
         return options_of.letter(stated) == wanted
     if terms.kind == "text":
         return _same_text(stated, gold, terms)
-    for shape in (_same_interval, _same_items, _same_named):
+    for shape in (_same_ratio, _same_interval, _same_items, _same_named):
         decision = shape(stated, gold, terms)
         if decision is not None:
             return decision
@@ -166,7 +178,35 @@ def _same_text(stated: str, gold: str, terms: _Terms) -> bool:
     first, second = quantity(stated), quantity(gold)
     if first and second:
         return same_quantity(first, second, terms.tolerance)
-    return words(stated) == words(gold)
+    return same_words(stated, gold)
+
+
+def _same_ratio(stated: str, gold: str, _: _Terms) -> Decision | None:
+    first, second = _terms_of(stated), _terms_of(gold)
+    if not second:
+        return None
+    if not first:
+        alone = quantity(stated)
+        known = len(second) == PAIR and second[1] and alone and not alone.unit
+        return alone.value == second[0] / second[1] if known and alone else None
+    lowest = math.gcd(*(term.numerator for term in second)) == 1
+    if _is_clock(stated) and _is_clock(gold) and not lowest:
+        return first == second
+    return len(first) == len(second) and all(
+        one * second[0] == other * first[0] for one, other in zip(first, second, strict=True)
+    )
+
+
+def _terms_of(text: str) -> tuple[Fraction, ...]:
+    """The terms of a ratio of bare numbers; none where `text` is something else."""
+    found = [quantity(term) for term in ratio(text)]
+    known = [each.value for each in found if each and not each.unit and not each.percent]
+    return tuple(known) if len(known) == len(found) and any(known) else ()
+
+
+def _is_clock(text: str) -> bool:
+    """Whether `text` could be a time of day, which has no lowest terms."""
+    return bool(re.match(r"\d{1,2}:[0-5]\d\Z", plain(text)))
 
 
 def _same_interval(stated: str, gold: str, terms: _Terms) -> Decision | None:
@@ -195,7 +235,9 @@ def _same_items(stated: str, gold: str, terms: _Terms) -> Decision | None:
     if first is None and second is None:
         return None
     if second is None and is_prose(gold):
-        return words(stated) == words(gold)
+        return same_words(stated, gold)
+    if first is not None and second is not None and first.bracket == second.bracket == "{":
+        first, second = _distinct(first), _distinct(second)
     first = first or Items((stated,), "")
     second = second or Items((gold,), "")
     if len(first.parts) != len(second.parts) or len(first.parts) > MAX_ITEMS:
@@ -205,6 +247,8 @@ def _same_items(stated: str, gold: str, terms: _Terms) -> Decision | None:
         return _same(first.parts[0], second.parts[0], terms)
     if not _comparable(first, second, terms):
         return False
+    if second.ordered and first.bracket == "":
+        first = _by_name(first)
     ordered = first.ordered or second.ordered or _names_differ(first, second)
     return (_in_order if ordered else _in_any_order)(first.parts, second.parts, terms)
 
@@ -216,6 +260,19 @@ def _comparable(stated: Items, gold: Items, terms: _Terms) -> bool:
         listed = terms.kind == "list" or gold.bracket in "[{"
         return listed or all(named(part).name for part in stated.parts)
     return terms.kind == "list" and stated.ordered and gold.ordered
+
+
+def _distinct(listed: Items) -> Items:
+    """A set holds each of its elements once."""
+    return Items(tuple({canonical(part): part for part in listed.parts}.values()), listed.bracket)
+
+
+def _by_name(listed: Items) -> Items:
+    """Coordinates in the order of their names: "y = 2, x = 1" is the point (1, 2)."""
+    names = [named(part).name or "" for part in listed.parts]
+    if "".join(sorted(names)) not in ("xy", "xyz", "yz", "ab", "abc"):
+        return listed
+    return Items(tuple(sorted(listed.parts, key=lambda part: named(part).name or "")), "")
 
 
 def _names_differ(first: Items, second: Items) -> bool:
@@ -273,6 +330,11 @@ def _same_named(stated: str, gold: str, terms: _Terms) -> Decision | None:
         if quantity(first.value) and quantity(second.value):
             return False
         return _asked(plain(stated), plain(gold), terms)
+    # "2x - y = 0" is the line that "y = 2x" is, but an unsolved equation is no value.
+    if len(both) == 1 and is_equation(stated) and is_equation(gold):
+        solved = first if first.name else second
+        if single_symbol(both[0]) and not quantity(solved.value):
+            return _asked(plain(stated), plain(gold), terms)
     return _same(first.value, second.value, terms)
 
 
@@ -285,20 +347,24 @@ def _same_value(stated: str, gold: str, terms: _Terms) -> Decision:
     if (first or second) and any(map(_is_variable, (canonical(stated), canonical(gold)))):
         return False
     if second is None and is_prose(gold) and split_unit(gold).unit is None:
-        return words(stated) == words(gold)
+        return same_words(stated, gold)
     return _same_expression(stated, gold, terms)
 
 
 def _same_expression(stated: str, gold: str, terms: _Terms) -> Decision:
-    left, right = split_unit(stated), split_unit(gold)
+    left, right = split_unit(in_radians(stated)), split_unit(in_radians(gold))
     if is_prose(left.expression) or is_prose(right.expression):
-        return words(stated) == words(gold)
+        return same_words(stated, gold)
     scale = Fraction(1)
     if left.unit and right.unit:
         if left.unit.dimension != right.unit.dimension:
             return False
         scale = left.unit.factor / right.unit.factor
     expression = plain(left.expression)
+    if left.unit == DEGREE and not right.unit and "\\pi" in right.expression:
+        return _asked(rf"\frac{{\pi}}{{180}} \cdot ({expression})", plain(right.expression), terms)
+    if right.unit == DEGREE and not left.unit and "\\pi" in left.expression:
+        return _asked(rf"\frac{{180}}{{\pi}} \cdot ({expression})", plain(right.expression), terms)
     if scale != 1:
         expression = rf"\frac{{{scale.numerator}}}{{{scale.denominator}}} \cdot ({expression})"
     elif canonical(expression) == canonical(right.expression):

@@ -29,8 +29,8 @@ _SIGNS: Final = {
     "\u222a": r"\cup ",
     "\u2208": r"\in ",
     "\u2220": r"\angle ",
-    "\u00b2": "^2",
-    "\u00b3": "^3",
+    "\u2213": r"\mp ",
+    "\u2026": "...",
     "\u00bd": r"\frac{1}{2}",
     "\u00bc": r"\frac{1}{4}",
     "\u00be": r"\frac{3}{4}",
@@ -47,6 +47,11 @@ _SIGNS: Final = {
 # The full-width forms of ASCII, as Chinese text has them.
 _FULL_WIDTH: Final = {0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)}
 _UNICODE: Final = _FULL_WIDTH | {ord(sign): out for signs, out in _SIGNS.items() for sign in signs}
+
+_SUPERSCRIPTS: Final = {
+    ord(sign): plain for sign, plain in zip("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789", strict=True)
+}
+_RAISED = re.compile(r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 _EATEN_TAB = re.compile(r"\t(?=ext\b|imes\b|heta\b|an\b|frac\b|riangle\b)")
 _MOJIBAKE_DEGREE = re.compile(r"(?<=\d)掳")
@@ -66,6 +71,13 @@ _REWRITES: Final = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\{,\}", ","),
+        (r"\\boxed(?![A-Za-z{])", ""),
+        (r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|equation|split)\*?\}", ""),
+        (r"\{\s*([^{}]*?)\s*\\over(?![A-Za-z])\s*([^{}]*?)\s*\}", r"\\frac{\1}{\2}"),
+        (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
+        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\(?:ldots|cdots|dots)(?![A-Za-z])", "..."),
+        (r"(?<![A-Za-z\\])oo(?![A-Za-z])", r"\\infty "),
         (r"\\leq(?:slant)?(?![A-Za-z])", r"\\le "),
         (r"\\geq(?:slant)?(?![A-Za-z])", r"\\ge "),
         (r"\\lt(?![A-Za-z])", "<"),
@@ -102,7 +114,8 @@ _LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 
 def clean(span: str) -> str:
     r"""`span` without wrappers and in one notation; the borders of `\text{}` remain as MARK."""
-    text = _EATEN_TAB.sub(r"\\t", span).translate(_UNICODE)
+    text = _RAISED.sub(lambda found: "^{" + found.group().translate(_SUPERSCRIPTS) + "}", span)
+    text = _EATEN_TAB.sub(r"\\t", text).translate(_UNICODE)
     text = unwrapped(_MOJIBAKE_DEGREE.sub(r"^\\circ ", text))
     text = _FRACTION_NAME.sub(r"\\frac", _SIZE.sub("", _SPACING.sub(" ", text)))
     for _ in range(4):
@@ -113,7 +126,8 @@ def clean(span: str) -> str:
         text = styled
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    return unwrapped(text)
+    # Alone, both signs say the same; beside a plus-minus, its order counts.
+    return unwrapped(text if "\\pm" in text else text.replace("\\mp", "\\pm"))
 
 
 def unwrapped(text: str) -> str:

@@ -23,6 +23,10 @@ class Unit:
     factor: Fraction = Fraction(1)
 
 
+DEGREE: Final = Unit((("degree", 1),))
+ORDINAL: Final = Unit((("ordinal", 1),))
+
+
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """A stated number. `percent` is kept apart from `unit`: 50% equals both 50 and 0.5."""
@@ -112,6 +116,56 @@ _NUMBER = re.compile(
     rf"|(?P<base>{_DIGITS})(?:\s*{_SCIENTIFIC}|[eE](?P<e>[+-]?\d{{1,4}})(?![A-Za-z0-9]))?"
     rf")"
 )
+_BARRED = re.compile(
+    r"(?P<sign>[+-]?)\s*(?P<whole>\d{0,20})\.(?P<head>\d{0,20})"
+    r"(?P<tail>\\overline\s*\{?\s*\d{1,20}\s*\}?|(?:\\dot\s*\{?\s*\d\s*\}?){1,9}|\(\d{1,20}\))\Z"
+)
+_OPEN_ENDED = re.compile(r"([+-]?)\s*(\d{0,20})\.(\d{0,20}?)(\d{1,10}?)(\4{1,20})\.\.\.\Z")
+_SEEN_REPEATING: Final = 3
+_ORDINAL = re.compile(r"(\d{1,6})\s*(?:st|nd|rd|th)\Z")
+_ORDINALS: Final = [
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+]
+_ONES: Final = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS: Final = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_ARC = re.compile(
+    r"(?P<sign>-?)(?P<d>\d{1,3})\s*\^\s*\\circ\s*(?P<m>\d{1,2})\s*(?:'|\^\s*\{?\\prime\}?)"
+    r"(?:\s*(?P<s>\d{1,2}(?:\.\d{1,6})?)\s*(?:''|\"))?\Z"
+)
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\\circ")
 _TOO_LONG = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 _PERCENT = re.compile(r"\\?%|percent|per cent", re.IGNORECASE)
 _RAISED = re.compile(r"\s*\^\s*\{?\s*(-?\d)\s*\}?")
@@ -121,6 +175,9 @@ _UNIT_FACTOR = re.compile(r"([A-Za-z]+)\.?(?:\^(-?\d))?\Z")
 def quantity(text: str) -> Quantity | None:
     """The number that all of `text` (cleaned) states, with its unit; None when it states none."""
     bare = text.strip()
+    special = _repeating(bare) or _in_words(bare) or _arc(bare)
+    if special is not None:
+        return special
     if bare.startswith("(") and bare.endswith(")") and not set(bare[1:-1]) & set("(),"):
         bare = bare[1:-1].strip()
     found = _NUMBER.match(bare)
@@ -139,6 +196,56 @@ def quantity(text: str) -> Quantity | None:
         return Quantity(value, percent=True)
     measured = unit(rest) if words else None
     return None if words and measured is None else Quantity(value, measured)
+
+
+def _repeating(text: str) -> Quantity | None:
+    """A decimal that goes on for ever, by a bar, by dots, or by digits seen to repeat."""
+    marked, open_ended = _BARRED.match(text), _OPEN_ENDED.match(text)
+    if marked:
+        sign, whole, head, tail = marked.group("sign", "whole", "head", "tail")
+        period = re.sub(r"\D", "", re.sub(r"\\[A-Za-z]+", "", tail))
+    elif open_ended:
+        sign, whole, head, period, again = open_ended.groups()
+        if len(period + again) < _SEEN_REPEATING:
+            return None
+    else:
+        return None
+    fraction = Fraction(int(period), 10 ** len(period) - 1) / 10 ** len(head)
+    value = Fraction(f"{whole or 0}.{head or 0}") + fraction
+    return Quantity(-value if sign == "-" else value)
+
+
+def _in_words(text: str) -> Quantity | None:
+    """A number that is written as words: seven, twenty-five, third, 3rd."""
+    folded = text.replace(MARK, "").strip().casefold()
+    ordinal = _ORDINAL.match(folded)
+    if ordinal:
+        return Quantity(Fraction(int(ordinal.group(1))), ORDINAL)
+    if folded in _ORDINALS:
+        return Quantity(Fraction(_ORDINALS.index(folded) + 1), ORDINAL)
+    tens, _, ones = folded.replace(" ", "-").partition("-")
+    if not ones and tens in _ONES:
+        return Quantity(Fraction(_ONES.index(tens)))
+    if tens in _TENS and (not ones or ones in _ONES[1:10]):
+        return Quantity(Fraction(10 * _TENS.index(tens) + 20 + (_ONES.index(ones) if ones else 0)))
+    return None
+
+
+def _arc(text: str) -> Quantity | None:
+    """An angle in degrees, minutes and seconds."""
+    found = _ARC.match(text)
+    if found is None:
+        return None
+    degrees, minutes, seconds = (Fraction(part or 0) for part in found.group("d", "m", "s"))
+    value = degrees + minutes / 60 + seconds / 3600
+    return Quantity(-value if found.group("sign") else value, DEGREE)
+
+
+def in_radians(text: str) -> str:
+    """`text` with the degrees within its trigonometric functions in radians."""
+    if not _TRIGONOMETRIC.search(text):
+        return text
+    return _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)
 
 
 def _value(found: re.Match[str]) -> Fraction | None:

@@ -6,7 +6,7 @@ It takes a cleaned answer apart and leaves it to the matcher to compare the part
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from coldstart.grading.notation import MARK, canonical, plain, top_level
@@ -18,6 +18,14 @@ _SEPARATOR = re.compile(
 )
 _BRACKETED = re.compile(r"(\\\{|[(\[])(.*?)(\\\}|[)\]])\Z", re.DOTALL)
 _RELATION = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>")
+_DIFFERS = re.compile(r"(.+?)\\ne(?:q|)(?![A-Za-z])(.+)\Z", re.DOTALL)
+_ALL_BUT = re.compile(r"\\(?:mathbb|mathbf)\{R\}\s*\\(?:setminus|backslash)\s*\\\{(.+)\\\}\Z")
+_BUILDER = re.compile(
+    r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid(?![A-Za-z])|[|:])\s*(.+)\\\}\Z",
+    re.DOTALL,
+)
+_REALS = re.compile(r"(?:[A-Za-z]\s*\\in\s*)?\\mathbb\{R\}\Z|all real numbers\Z", re.IGNORECASE)
+_POINT = re.compile(r"([A-Z]'?)\s*(\(.*,.*\))\Z", re.DOTALL)
 _MEMBER = re.compile(r"(.{1,20}?)\\in(?![A-Za-z])(.+)\Z", re.DOTALL)
 _EQUALS = re.compile(r"(?<![<>!\\])=")
 _NAME = re.compile(r"[A-Za-z\s'(){}|:%]+\Z")
@@ -32,6 +40,22 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _FUNCTIONS: Final = frozenset(
     {"sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "mod"}
     | {"gcd", "lcm", "min", "max", "lim", "det"}
+)
+_MONTHS: Final = frozenset(
+    [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+    ]
 )
 _SHORTEST_WORD: Final = 3
 _MAX_NAME: Final = 60
@@ -71,7 +95,7 @@ class Named:
 
 def items(text: str) -> Items | None:
     """The values that `text` lists, or None when it states one value."""
-    sign = _plus_minus(text)
+    sign = _plus_minus(text) or _all_but(text)
     if sign is not None:
         return sign
     bracketed = _BRACKETED.match(text)
@@ -94,6 +118,18 @@ def _plus_minus(text: str) -> Items | None:
         return None
     both = tuple(re.sub(r"\\pm\s*", sign, text) for sign in ("+", "-"))
     return Items(tuple(part.replace("=+", "=").strip().removeprefix("+") for part in both), "")
+
+
+def _all_but(text: str) -> Items | None:
+    """The two rays beside the one value that is left out."""
+    differs, left_out = _DIFFERS.match(text), _ALL_BUT.match(text)
+    if differs and _SYMBOL.match(canonical(differs.group(1))) and "," not in text:
+        hole = differs.group(2)
+    elif left_out and "," not in left_out.group(1):
+        hole = left_out.group(1)
+    else:
+        return None
+    return Items((rf"(-\infty, {hole})", rf"({hole}, \infty)"), "")
 
 
 def _encloses(text: str, opening: str) -> bool:
@@ -133,21 +169,41 @@ def _inside_number(text: str, found: re.Match[str]) -> bool:
 
 def interval(text: str) -> Interval | None:
     r"""The interval that `text` writes in brackets, as an inequality, or behind `x \in`."""
+    if _REALS.match(plain(text)):
+        return Interval("-\\infty", "\\infty", low_closed=False, high_closed=False)
+    built = _BUILDER.match(text)
+    if built:
+        return interval(built.group(2).strip())
+    # As in "]1, 3[", the brackets of open ends may be turned away.
+    text = re.sub(r"\A\]", "(", re.sub(r"\[\Z", ")", text))
     member = _MEMBER.match(text)
     if member:
         inner = interval(member.group(2).strip())
-        if inner is None or inner.variable is not None:
-            return None
-        name = canonical(member.group(1))
-        return Interval(inner.low, inner.high, inner.low_closed, inner.high_closed, name)
+        known = inner is not None and inner.variable is None
+        return replace(inner, variable=canonical(member.group(1))) if inner and known else None
     bracketed = re.match(r"([(\[])(.*)([)\]])\Z", text, re.DOTALL)
     if bracketed and _encloses(text, bracketed.group(1)):
-        match _split(bracketed.group(2)):
-            case (low, high) if "," in bracketed.group(2):
-                closed = bracketed.group(1) == "[", bracketed.group(3) == "]"
-                return Interval(canonical(low), canonical(high), *closed)
-        return None
-    return _inequality(text)
+        return _between(*bracketed.groups())
+    return _inequality(text) or _both(text)
+
+
+def _between(opening: str, ends: str, closing: str) -> Interval | None:
+    match _split(ends):
+        case (low, high) if "," in ends:
+            return Interval(canonical(low), canonical(high), opening == "[", closing == "]")
+    return None
+
+
+def _both(text: str) -> Interval | None:
+    """What two one-sided inequalities for the same variable leave between them."""
+    parts = re.split(r"\band\b|,|\\land(?![A-Za-z])", plain(text))
+    sides = [_inequality(part.strip()) for part in parts]
+    match sides:
+        case [Interval() as first, Interval() as second] if first.variable == second.variable:
+            lower, upper = (first, second) if first.high == "\\infty" else (second, first)
+            if (lower.high, upper.low) == ("\\infty", "-\\infty"):
+                return replace(lower, high=upper.high, high_closed=upper.high_closed)
+    return None
 
 
 def _inequality(text: str) -> Interval | None:
@@ -173,11 +229,20 @@ def _inequality(text: str) -> Interval | None:
     return None
 
 
+def ratio(text: str) -> tuple[str, ...]:
+    """The terms of a ratio as "2:3" or "2 to 3" writes it; a clock time looks the same."""
+    terms = tuple(term.strip() for term in re.split(r":|\bto\b", plain(text)))
+    return terms if len(terms) > 1 and all(terms) else ()
+
+
 def named(text: str) -> Named:
     """`text` without the name that it gives its value; an equation keeps both sides."""
     member = _MEMBER.match(text)
     if member and member.group(2).strip().startswith("\\{"):
         return Named(canonical(member.group(1)), member.group(2).strip())
+    point = _POINT.match(text)
+    if point:
+        return Named(canonical(point.group(1)), point.group(2))
     sides = [side.strip(MARK + " ") for side in _EQUALS.split(text)]
     match sides:
         case [_] | [*_, ""] | ["", *_]:
@@ -223,6 +288,18 @@ def is_prose(text: str) -> bool:
         ):
             return True
     return False
+
+
+def same_words(stated: str, gold: str) -> bool:
+    """Whether both sides are the same words; in a date their order says nothing."""
+    first, second = words(stated), words(gold)
+    if _MONTHS & set(first) and len({word for word in first if word.isdigit()}) > 1:
+        return sorted(_in_dates(first)) == sorted(_in_dates(second))
+    return first == second
+
+
+def _in_dates(found: tuple[str, ...]) -> list[str]:
+    return [re.sub(r"(?<=\d)(?:st|nd|rd|th)\Z", "", word) for word in found if word != "of"]
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ _BIG_EXPONENT = re.compile(r"\^\s*\{?\s*[+-]?\s*(\d+)")
 _TOWER = re.compile(r"\^[\s{(]*[+-]?[\d.]+[\s})]*\^|\^[^\s+\-=,]{0,40}?\^[^\s+\-=,]{0,40}?\^")
 _BIG_FACTORIAL = re.compile(r"\d{4,}[\s)}]*!|!\s*[)}]*\s*!|[)}\]]\s*!")
 _ITERATED = re.compile(r"\\(?:i+nt|oint|sum|prod|lim|binom|bigcup|bigcap)(?![A-Za-z])")
+_SMALL_BINOMIAL = re.compile(r"\\binom\s*\{\s*\d{1,3}\s*\}\s*\{\s*\d{1,3}\s*\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def within_bounds(stated: str, gold: str) -> bool:
     """
     if len(stated) > MAX_LENGTH or not _bounded(stated):
         return False
+    stated = _SMALL_BINOMIAL.sub("", stated)
     return not _ITERATED.search(stated) or bool(_ITERATED.search(gold))
 
 

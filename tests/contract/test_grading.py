@@ -1,20 +1,23 @@
 """The grader: the recipe's semantics, answers that are easy to get wrong, and hostile input."""
 
+import json
 import multiprocessing
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coldstart.grading import Case, Gold, Grader, Outcome, extract, grade, match
+from coldstart.grading import Case, Gold, Grader, Outcome, case, extract, grade, match
 from coldstart.grading.match import decide
 from coldstart.grading.symbolic import Question, within_bounds
 
 OPTIONS = ["7 cm", "9 cm", "11 cm", "13 cm"]
+PAIRS = Path(__file__).parents[1] / "grading_pairs.jsonl"
 SHAPES = ["A square", "A trapezoid", "A kite"]
 
 # span, gold, what the data declare, expected; all decided by the exact rules alone.
@@ -226,6 +229,22 @@ def test_exact_rules(grader, span, gold, declared, expected):
     [found] = grader.grade_all([(rf"So it is \boxed{{{span}}}.", gold, declared)])
     assert found.correct is expected
     assert found.outcome in {Outcome.CORRECT, Outcome.WRONG, Outcome.NO_ANSWER}
+
+
+@pytest.mark.usefixtures("algebra")
+def test_adversarial_pairs():
+    rows = [json.loads(line) for line in PAIRS.read_text().splitlines()]
+    assert len({row["id"] for row in rows}) == len(rows)
+    with Grader(boxed_only=False) as evaluation:
+        found = evaluation.grade_all(
+            case(row["prediction"], row["gold"], **row.get("meta", {})) for row in rows
+        )
+    failed = [
+        row["id"]
+        for row, one in zip(rows, found, strict=True)
+        if one.correct != row["should_match"]
+    ]
+    assert failed == []
 
 
 def test_exact_rules_need_no_worker():
