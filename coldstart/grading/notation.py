@@ -5,6 +5,7 @@ It changes how an answer is written and never what it says; it does no arithmeti
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -51,6 +52,8 @@ _UNICODE: Final = _FULL_WIDTH | {ord(sign): out for signs, out in _SIGNS.items()
 _SUPERSCRIPTS: Final = {
     ord(sign): plain for sign, plain in zip("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789", strict=True)
 }
+# Most answers: nothing in them has another spelling.
+_SIMPLE = re.compile(r"-?[0-9]+(?:\.[0-9]+)?\Z|[A-Z]\Z")
 _RAISED = re.compile(r"[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 _EATEN_TAB = re.compile(r"\t(?=ext\b|imes\b|heta\b|an\b|frac\b|riangle\b)")
@@ -112,8 +115,11 @@ _SINGLE_BRACE = re.compile(r"([\^_])\s*\{\s*(\w)\s*\}")
 _LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 
 
+@functools.lru_cache(maxsize=10_000)
 def clean(span: str) -> str:
     r"""`span` without wrappers and in one notation; the borders of `\text{}` remain as MARK."""
+    if _SIMPLE.match(span):
+        return span
     text = _RAISED.sub(lambda found: "^{" + found.group().translate(_SUPERSCRIPTS) + "}", span)
     text = _EATEN_TAB.sub(r"\\t", text).translate(_UNICODE)
     text = unwrapped(_MOJIBAKE_DEGREE.sub(r"^\\circ ", text))
@@ -161,6 +167,7 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text.replace(MARK, " ")).strip()
 
 
+@functools.lru_cache(maxsize=10_000)
 def canonical(text: str) -> str:
     """A cleaned text without the spaces that separate nothing: equal strings are equal answers."""
     joined = _SINGLE_BRACE.sub(r"\1\2", plain(text)).replace(r"\%", "%")

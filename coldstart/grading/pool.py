@@ -2,7 +2,9 @@
 
 The exact rules run here, in the caller's thread. Only a question of computer algebra goes to a
 worker process, which is killed and replaced at its deadline: math-verify's own timeouts are
-signals, which work in no thread but the main one and cancel the alarms of others.
+signals, which work in no thread but the main one and cancel the alarms of others. Of a large batch,
+the workers answer the first questions while the rest is read; they take many at a time, and where
+one of these is late or fails, each is asked again for itself.
 
 Workers are spawned, never forked, because the caller may hold a GPU. A spawned worker imports the
 main module again unless that was started with `python -m`: a script keeps its work, and its imports
@@ -16,6 +18,7 @@ import importlib
 import importlib.util
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -27,7 +30,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from coldstart.grading.case import Case, CaseLike, Grade, Outcome, as_case
 from coldstart.grading.extract import Extraction, extract
 from coldstart.grading.match import MAX_SPAN, Gold, UnreadableGold, decide, lists_several
-from coldstart.grading.symbolic import Question, Verdict, prepare_worker, verdict
+from coldstart.grading.symbolic import Question, Verdict, prepare_worker, verdicts
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -38,7 +41,23 @@ RESTART_SECONDS: Final = 5.0
 CACHE_SIZE: Final = 50_000
 # Pebble looks for late workers this often; the deadline is set so much earlier.
 PEBBLE_TICK: Final = 0.2
+# Cases that are read before their questions are asked, and questions that a worker takes at once.
+SLICE: Final = 1_000
+CHUNK: Final = 16
 INSTALL: Final = "pip install 'coldstart-operator[trainer]'"
+
+
+_OUTCOMES: Final[dict[Verdict, Outcome]] = {
+    "equal": Outcome.CORRECT,
+    "different": Outcome.WRONG,
+    "gold_unparseable": Outcome.GOLD_UNPARSEABLE,
+}
+
+
+def _free_cores() -> int:
+    """The cores that this process may use, shared out among those that torchrun has started."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class _Cache(Generic[Key, Value]):
@@ -84,7 +103,7 @@ class Grader:
         if workers is not None and workers < 1:
             raise ValueError(f"workers: {workers}; it must be at least 1")
         self.timeout = timeout
-        self.workers = workers or min(4, os.cpu_count() or 1)
+        self.workers = workers or _free_cores()
         self.boxed_only = boxed_only
         self.counts: Counter[Outcome] = Counter()
         self._known: _Cache[tuple[str, Gold], Outcome | Question] = _Cache(CACHE_SIZE)
@@ -119,10 +138,24 @@ class Grader:
         `case()`.
         """
         batch = [as_case(each) for each in cases]
-        found = [self._extracted(each) for each in batch]
-        decided = [self._decided(each, stated) for each, stated in zip(batch, found, strict=True)]
-        questions = {each for each in decided if isinstance(each, Question)}
-        answers = self._answered(questions)
+        found: list[Extraction] = []
+        decided: list[Outcome | Question] = []
+        answers: dict[Question, Outcome] = {}
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            asked = []
+            for start in range(0, len(batch), SLICE):
+                part = batch[start : start + SLICE]
+                stated = [self._extracted(each) for each in part]
+                decisions = [self._decided(*each) for each in zip(part, stated, strict=True)]
+                questions = {each for each in decisions if isinstance(each, Question)}
+                if questions and len(batch) > SLICE:
+                    asked.append(threads.submit(self._answered, questions))
+                elif questions:
+                    answers = self._answered(questions)
+                found += stated
+                decided += decisions
+            for future in asked:
+                answers |= future.result()
         outcomes = [answers[each] if isinstance(each, Question) else each for each in decided]
         with self._lock:
             self.counts.update(outcomes)
@@ -188,12 +221,16 @@ class Grader:
         """
         answers: dict[Question, Outcome] = {}
         left = list(questions)
-        for _ in range(2):
-            answers.update(self._asked_once(left))
+        size = min(CHUNK, len(left) // self.workers)
+        for most in (size, 1, 1) if size > 1 else (1, 1):
+            groups = [tuple(left[at : at + most]) for at in range(0, len(left), most)]
+            found, broken = self._asked_once(groups)
+            answers.update(found)
             left = [question for question in left if question not in answers]
+            if broken:
+                self.close()
             if not left:
                 return answers
-            self.close()
         if not self._proven:
             raise RuntimeError(
                 "no grading worker starts: a script that grades keeps its work under "
@@ -201,36 +238,41 @@ class Grader:
             )
         return answers | dict.fromkeys(left, Outcome.GRADER_ERROR)
 
-    def _asked_once(self, questions: Sequence[Question]) -> dict[Question, Outcome]:
-        """The answers of one pool; those that are missing fell to its breakdown."""
+    def _asked_once(
+        self, groups: Sequence[tuple[Question, ...]]
+    ) -> tuple[dict[Question, Outcome], bool]:
+        """The answers of one pool, and whether it broke down; a group has all of its or none."""
         pool = self._started()
         limit = max(PEBBLE_TICK, self.timeout - PEBBLE_TICK)
         # Pebble's deadline runs once a worker has taken the question. This one covers a pool whose
         # workers hang before that.
-        rounds = -(-len(questions) // self.workers)
+        rounds = -(-len(groups) // self.workers)
         deadline = time.monotonic() + START_SECONDS + rounds * (self.timeout + RESTART_SECONDS)
-        answers = {}
+        answers: dict[Question, Outcome] = {}
         try:
             futures = {
-                each: pool.schedule(verdict, args=(each,), timeout=limit) for each in questions
+                each: pool.schedule(verdicts, args=(each,), timeout=limit) for each in groups
             }
         except RuntimeError:  # the pool broke down while it was idle
-            return {}
-        for question, future in futures.items():
+            return {}, True
+        for group, future in futures.items():
             try:
-                answers[question] = self._outcome(future, deadline)
+                found = self._outcomes(future, deadline)
             except BrokenProcessPool:
-                break
-            if answers[question] in (Outcome.CORRECT, Outcome.WRONG, Outcome.GOLD_UNPARSEABLE):
+                return answers, True
+            if not isinstance(found, Outcome):
                 self._proven = True
-                self._answers.keep(question, answers[question])
-        if time.monotonic() > deadline:
-            self.close()
-        return answers
+                answers.update(zip(group, found, strict=True))
+                for question, outcome in zip(group, found, strict=True):
+                    self._answers.keep(question, outcome)
+            elif len(group) == 1:
+                answers[group[0]] = found
+        return answers, time.monotonic() > deadline
 
-    def _outcome(self, future: Any, deadline: float) -> Outcome:
+    def _outcomes(self, future: Any, deadline: float) -> list[Outcome] | Outcome:
+        """The outcomes of a group, or what became of all of it."""
         try:
-            found: Verdict = future.result(timeout=max(0.0, deadline - time.monotonic()))
+            found: list[Verdict] = future.result(timeout=max(0.0, deadline - time.monotonic()))
         except (TimeoutError, concurrent.futures.TimeoutError):
             future.cancel()
             return Outcome.GRADER_TIMEOUT
@@ -240,11 +282,7 @@ class Grader:
         # worker, is counted as our error and must not end the training.
         except Exception:  # noqa: BLE001
             return Outcome.GRADER_ERROR
-        return {
-            "equal": Outcome.CORRECT,
-            "different": Outcome.WRONG,
-            "gold_unparseable": Outcome.GOLD_UNPARSEABLE,
-        }[found]
+        return [_OUTCOMES[each] for each in found]
 
     def _started(self) -> Any:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -172,6 +173,7 @@ _RAISED = re.compile(r"\s*\^\s*\{?\s*(-?\d)\s*\}?")
 _UNIT_FACTOR = re.compile(r"([A-Za-z]+)\.?(?:\^(-?\d))?\Z")
 
 
+@functools.lru_cache(maxsize=10_000)
 def quantity(text: str) -> Quantity | None:
     """The number that all of `text` (cleaned) states, with its unit; None when it states none."""
     bare = text.strip()

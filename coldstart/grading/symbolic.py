@@ -92,6 +92,11 @@ def prepare_worker() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def verdicts(questions: tuple[Question, ...]) -> list[Verdict]:
+    """The verdict on each question. Their common deadline is the worker's."""
+    return [verdict(question) for question in questions]
+
+
 def verdict(question: Question) -> Verdict:
     """Whether math-verify takes both sides for the same. Its deadline is the worker's."""
     gold = _parsed(question.gold)
