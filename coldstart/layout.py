@@ -90,4 +90,9 @@ def results(directory: Path) -> Path:
     return directory / "results.json"
 
 
-__all__ = ["RunLayout", "Stage", "StageLayout", "output", "results", "samples"]
+def judgements(directory: Path) -> Path:
+    """What a judge was asked about the responses on a benchmark, JSON lines."""
+    return directory / "judge.jsonl"
+
+
+__all__ = ["RunLayout", "Stage", "StageLayout", "judgements", "output", "results", "samples"]

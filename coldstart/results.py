@@ -45,7 +45,9 @@ class Sample(Contract):
     extracted: str | None = None
     """The answer that was found."""
     outcome: Name
-    """`correct`, `wrong`, `no_answer`, … as the grader calls it."""
+    """`correct`, `wrong`, `no_answer`, … as the matcher calls it."""
+    matcher: Name = "rule"
+    """What graded it."""
 
     @property
     def correct(self) -> bool:
@@ -154,6 +156,19 @@ class WeMath(Contract):
     """Composites that are left out, since a part of them was not asked."""
 
 
+class JudgeUse(Contract):
+    """What a judge was asked, and what that cost."""
+
+    asked: int
+    """Responses that it was asked about, each once."""
+    unclear: int = 0
+    """Replies that said neither yes nor no; they count as wrong."""
+    prompt_tokens: int = 0
+    """Tokens that it read, as the endpoint counts them."""
+    completion_tokens: int = 0
+    """Tokens that it wrote."""
+
+
 class BenchmarkResult(Contract):
     """What the responses of one checkpoint on one benchmark add up to; `results.json`."""
 
@@ -167,6 +182,10 @@ class BenchmarkResult(Contract):
     """On what."""
     matcher: Name = "rule"
     """What graded them."""
+    matcher_version: str = ""
+    """Which version of it: of the rules and of math-verify, or the judge's model and prompt."""
+    judge: JudgeUse | None = None
+    """Of the matcher `judge`: what it cost."""
     accuracy: float
     """Share of right responses."""
     low: float

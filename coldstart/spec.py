@@ -36,6 +36,10 @@ _BENCHMARK = r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
 
 _GPU_MEMORY = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(M|G|T|Mi|Gi|Ti)$"
 
+# Printable ASCII without @: a password has no place in a spec.
+_URL = r"^https?://[!-?A-~]+$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
 GpuMemory = Annotated[str, StringConstraints(pattern=_GPU_MEMORY)]
 """An amount of memory with its unit."""
 
@@ -556,6 +560,25 @@ class ResponseKind(Contract):
         return value
 
 
+class JudgeModel(Contract):
+    """A model behind an OpenAI-compatible endpoint, as vLLM serves it, that judges answers."""
+
+    base_url: Annotated[str, StringConstraints(pattern=_URL, max_length=512)]
+    """Where it is, as `https://host/v1`; requests go to `chat/completions` below it."""
+    model: Name
+    """What the endpoint calls the model."""
+    api_key_env: Annotated[str, StringConstraints(pattern=_VARIABLE, max_length=128)] | None = None
+    """The environment variable that holds the key; absent: none is sent. On a cluster it comes
+    from a secret in `podTemplate.secrets` or `podTemplate.env`."""
+    prompt: Name | None = None
+    """A file with another prompt, beside the run.yaml on one machine, in the storage on a cluster;
+    absent: Coldstart's own."""
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
+    """The most requests that are open at once."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """How long one request may take; then it is repeated, as after status 429 or 5xx."""
+
+
 class Evaluation(StageSpec):
     """Scoring of checkpoints on benchmarks."""
 
@@ -569,6 +592,11 @@ class Evaluation(StageSpec):
     """How responses are sampled."""
     batch_size: Positive = 16
     """Responses generated at once by one process."""
+    matcher: Literal["rule", "judge"] = "rule"
+    """What says whether an answer is right: the rules that the reward has, or a model. The results
+    name it and its version."""
+    judge: JudgeModel | None = None
+    """The model of the matcher `judge`; with `rule`, it is there for `coldstart regrade`."""
     response_kinds: Annotated[tuple[ResponseKind, ...], Field(max_length=20)] = ()
     """Classes of responses that the report counts apart, to show what a gain is made of."""
     reflection_words: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
@@ -581,3 +609,9 @@ class Evaluation(StageSpec):
         if len(set(names)) != len(names):
             raise ValueError("names a benchmark twice")
         return value
+
+    @model_validator(mode="after")
+    def _judge_is_known(self) -> Self:
+        if self.matcher == "judge" and self.judge is None:
+            raise ValueError("matcher is judge, but judge is not set")
+        return self

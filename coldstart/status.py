@@ -42,6 +42,8 @@ class ErrorCode(StrEnum):
     CHECKPOINT_MISMATCH = "CheckpointMismatch"
     RESOURCES_MISSING = "ResourcesMissing"
     SAMPLER_MISMATCH = "SamplerMismatch"
+    ENDPOINT_REFUSED = "EndpointRefused"
+    ENDPOINT_DOWN = "EndpointDown"
     NON_FINITE = "NonFinite"
     SELF_CHECK_FAILED = "SelfCheckFailed"
     GATE_REFUSED = "GateRefused"
@@ -72,6 +74,7 @@ _RETRYABLE = {
     ErrorCode.OUT_OF_MEMORY,
     ErrorCode.TERMINATED,
     ErrorCode.WORKER_LOST,
+    ErrorCode.ENDPOINT_DOWN,
     ErrorCode.DEADLINE_EXCEEDED,
     ErrorCode.NO_RESULT,
 }

@@ -10,28 +10,44 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
-from coldstart import layout
+from coldstart import grading, layout
 from coldstart.documents import read_document
 from coldstart.estimates import accuracy_interval, breakdown, repeats, wemath
 from coldstart.files import json_lines, write_atomic
 from coldstart.grading import Case, Grader
 from coldstart.grading import case as graded_case
+from coldstart.judging import Judge, judge_factory
 from coldstart.reflection import MAYE_WORDS, reflection
 from coldstart.results import BenchmarkResult, KindResult, Reflection, Sample
 from coldstart.run import ReasoningRun
 from coldstart.schema import Contract, Digest, Name, Positive, problems
-from coldstart.spec import Evaluation, ResponseKind
+from coldstart.spec import Evaluation, JudgeModel, ResponseKind
 
 ORIGIN = "origin.json"
 """The file, beside the responses, that says what they are responses of."""
 
-_BATCH = 1000
+
+@dataclass(frozen=True)
+class Regraded:
+    """A benchmark that was graded anew."""
+
+    result: BenchmarkResult
+    """What its responses add up to."""
+    outcomes: Counter[tuple[str, str]]
+    """How many responses had which outcome before, and which they have."""
+
+    @property
+    def changed(self) -> int:
+        """Responses that were right and are not, or the other way round."""
+        pairs = self.outcomes.items()
+        return sum(n for (old, new), n in pairs if (old == "correct") != (new == "correct"))
 
 
 class Origin(Contract):
@@ -97,6 +113,7 @@ def summarise(
     kinds: Sequence[ResponseKind] = (),
     reflection_words: Sequence[str] = (),
     grader: Grader | None = None,
+    judge: Judge | None = None,
 ) -> BenchmarkResult:
     """What the responses of one checkpoint on one benchmark add up to.
 
@@ -110,6 +127,7 @@ def summarise(
         kinds: classes of responses that are counted apart; a response is of the first that fits.
         reflection_words: words that mark reflection; the MAYE list if there are none.
         grader: what finds answers equal for the majority vote; without one there is no vote.
+        judge: what has graded them, if it was not the rule matcher.
 
     Raises:
         ValueError: there are no samples, or the words are no usable list.
@@ -122,6 +140,9 @@ def summarise(
         checkpoint=origin.checkpoint,
         digest=origin.digest,
         benchmark=origin.benchmark,
+        matcher="judge" if judge else "rule",
+        matcher_version=judge.version if judge else grading.version(),
+        judge=judge.use(samples) if judge else None,
         accuracy=_accuracy(samples),
         low=interval.low,
         high=interval.high,
@@ -159,14 +180,30 @@ def cases(samples: Iterable[Sample]) -> list[Case]:
     ]
 
 
-def graded(samples: Sequence[Sample], grader: Grader) -> list[Sample]:
-    """The same responses with the grades that the grader gives them."""
+def graded(samples: Sequence[Sample], grader: Grader, judge: Judge | None = None) -> list[Sample]:
+    """The same responses with the grades that the grader gives them, or the judge.
+
+    Raises:
+        EndpointError: the judge does not serve.
+    """
+    grades = judge.grade(samples) if judge else grader.grade_all(cases(samples))
     return [
         sample.model_copy(
-            update={"boxed": grade.boxed, "extracted": grade.span, "outcome": grade.outcome.value}
+            update={
+                "boxed": grade.boxed,
+                "extracted": grade.span,
+                "outcome": grade.outcome.value,
+                "matcher": "judge" if judge else "rule",
+            }
         )
-        for sample, grade in zip(samples, grader.grade_all(cases(samples)), strict=True)
+        for sample, grade in zip(samples, grades, strict=True)
     ]
+
+
+def write_samples(directory: Path, samples: Iterable[Sample]) -> None:
+    """Replace the responses of a benchmark as a whole."""
+    lines = [json.dumps(s.document(), ensure_ascii=False, separators=(",", ":")) for s in samples]
+    write_atomic(layout.samples(directory), "".join(f"{line}\n" for line in lines).encode())
 
 
 def regrade(
@@ -175,10 +212,12 @@ def regrade(
     kinds: Sequence[ResponseKind] = (),
     reflection_words: Sequence[str] = (),
     grader: Grader | None = None,
-) -> BenchmarkResult:
+    judge: Judge | None = None,
+) -> Regraded:
     """Grade the stored responses of a benchmark anew; both files are replaced as wholes.
 
     Raises:
+        EndpointError: the judge does not serve; nothing is replaced.
         ValueError: the directory holds no responses, or not what they are responses of.
     """
     origin = read_origin(directory)
@@ -191,28 +230,34 @@ def regrade(
             f"{layout.samples(directory)}: holds {len(samples)} of {origin.responses} responses: "
             "evaluate the run to its end first"
         )
-    with nullcontext(grader) if grader else Grader() as judge:
-        samples = [
-            sample
-            for start in range(0, len(samples), _BATCH)
-            for sample in graded(samples[start : start + _BATCH], judge)
-        ]
+    with nullcontext(grader) if grader else Grader() as rules:
+        anew = graded(samples, rules, judge)
         result = summarise(
-            samples, origin, kinds=kinds, reflection_words=reflection_words, grader=judge
+            anew,
+            origin,
+            kinds=kinds,
+            reflection_words=reflection_words,
+            grader=rules,
+            judge=judge,
         )
-    lines = [json.dumps(s.document(), ensure_ascii=False, separators=(",", ":")) for s in samples]
-    write_atomic(layout.samples(directory), "".join(f"{line}\n" for line in lines).encode())
+    write_samples(directory, anew)
     write_result(directory, result)
-    return result
+    pairs = zip(samples, anew, strict=True)
+    return Regraded(result, Counter((old.outcome, new.outcome) for old, new in pairs))
 
 
-def regrade_run(root: Path) -> list[BenchmarkResult]:
+def regrade_run(
+    root: Path, matcher: Literal["rule", "judge"] | None = None, model: JudgeModel | None = None
+) -> list[Regraded]:
     """Grade the responses of a run anew, wherever the evaluation has come to its end.
 
     Args:
         root: the run's directory.
+        matcher: what grades; absent: what the run says.
+        model: who judges; absent: whom the run names.
 
     Raises:
+        EndpointError: the judge does not serve.
         ValueError: the run has no evaluation, or nothing is evaluated yet.
     """
     where = layout.RunLayout(root)
@@ -225,6 +270,9 @@ def regrade_run(root: Path) -> list[BenchmarkResult]:
     finished = [directory for directory in directories if layout.results(directory).is_file()]
     if not finished:
         raise ValueError(f"{root}: nothing is evaluated yet: `coldstart run` does that")
+    judges = None
+    if (matcher or evaluation.matcher) == "judge":
+        judges = judge_factory(model or evaluation.judge, Path())
     with Grader() as grader:
         return [
             regrade(
@@ -232,6 +280,7 @@ def regrade_run(root: Path) -> list[BenchmarkResult]:
                 kinds=evaluation.response_kinds,
                 reflection_words=evaluation.reflection_words,
                 grader=grader,
+                judge=judges(directory) if judges else None,
             )
             for directory in finished
         ]

@@ -69,6 +69,7 @@ def bare(stage: str) -> dict[str, Any]:
 
 
 GATE = {"minAccuracy": 0.5}
+JUDGE = {"baseUrl": "http://judge:8000/v1", "model": "judge"}
 PRESET = {"preset": "paper-7b", "model": DROP, "sft.dataset": DROP, "grpo.dataset": DROP}
 
 CASES = (
@@ -296,6 +297,16 @@ CASES = (
     Case("text for a mapping", False, {"model": "m"}),
     Case("mapping for a text", False, {"image": {"name": "i"}}),
     Case("absent section as null", True, {"grpo.from": None, "image": None, "preset": None}),
+    # matcher
+    Case("a judge", True, {"evaluation.matcher": "judge", "evaluation.judge": JUDGE}),
+    Case("a judge that is kept for later", True, {"evaluation.judge": JUDGE}),
+    Case("no judge", False, {"evaluation.matcher": "judge"}),
+    Case("unknown matcher", False, {"evaluation.matcher": "nearest"}),
+    Case("a judge without a model", False, {"evaluation.judge": {"baseUrl": "http://j/v1"}}),
+    Case(
+        "a judge with a password", False, {"evaluation.judge": {**JUDGE, "baseUrl": "http://a:b@j"}}
+    ),
+    Case("a key for a variable", False, {"evaluation.judge": {**JUDGE, "apiKeyEnv": "sk-1"}}),
     Case("response kind", True, {"evaluation.responseKinds": [{"name": "k", "pattern": "a+"}]}),
     Case("bad kind name", False, {"evaluation.responseKinds": [{"name": "K", "pattern": "a"}]}),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,6 +12,10 @@ from coldstart.cli.options import DIRECTORY, RUN, mistake, run_root
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+    from coldstart.spec import JudgeModel
+    from coldstart.summary import Regraded
 
 
 @click.command()
@@ -38,18 +42,68 @@ def compare(names: tuple[str, ...], directory: Path, as_json: bool) -> None:
 @click.command()
 @RUN
 @DIRECTORY
-def regrade(name: str, directory: Path) -> None:
-    """Grade the kept responses of RUN again, without the model, and write its report."""
+@click.option("--matcher", type=click.Choice(["rule", "judge"]), help="Absent: the run's own.")
+@click.option("--judge-url", help="The judge's OpenAI-compatible endpoint; absent: the run's.")
+@click.option("--judge-model", help="What that endpoint calls the model.")
+@click.option("--judge-key-env", help="The environment variable that holds the endpoint's key.")
+def regrade(
+    name: str,
+    directory: Path,
+    matcher: Literal["rule", "judge"] | None,
+    judge_url: str | None,
+    judge_model: str | None,
+    judge_key_env: str | None,
+) -> None:
+    """Grade the kept responses of RUN again, without the model, and write its report.
+
+    It says what became of the earlier grades. A judge is not asked again about what it has judged.
+    """
     from rich.console import Console
 
     from coldstart.summary import regrade_run
 
     root = run_root(name, directory)
+    console = Console()
     try:
-        regrade_run(root)
-        conclude(root, Console())
+        model = _judge_model(judge_url, judge_model, judge_key_env)
+        for regraded in regrade_run(root, matcher or ("judge" if model else None), model):
+            console.print(_changes(regraded))
+        conclude(root, console)
     except (ValueError, OSError, ImportError) as error:
         mistake(str(error))
+
+
+def _judge_model(url: str | None, model: str | None, key: str | None) -> JudgeModel | None:
+    from pydantic import ValidationError
+
+    from coldstart.schema import problems
+    from coldstart.spec import JudgeModel
+
+    if url is None and model is None:
+        return None
+    try:
+        return JudgeModel.model_validate({"baseUrl": url, "model": model, "apiKeyEnv": key})
+    except ValidationError as error:
+        mistake("\n".join(problems(error, "--judge-url, --judge-model, --judge-key-env: ")))
+
+
+def _changes(regraded: Regraded) -> Table:
+    """How many responses had which outcome, and which they have."""
+    from rich.table import Table
+
+    result = regraded.result
+    title = f"{result.checkpoint} on {result.benchmark}, graded by {result.matcher}"
+    caption = f"{regraded.changed} of {result.n} change between right and wrong"
+    if result.judge:
+        cost = result.judge
+        caption += (
+            f"; the judge was asked {cost.asked} times and read {cost.prompt_tokens}, wrote "
+            f"{cost.completion_tokens} tokens; {cost.unclear} replies were neither yes nor no"
+        )
+    table = Table("before", "after", "responses", title=title, caption=caption)
+    for (old, new), count in sorted(regraded.outcomes.items()):
+        table.add_row(old, new, str(count), style=None if old == new else "bold")
+    return table
 
 
 def conclude(root: Path, console: Console) -> None:

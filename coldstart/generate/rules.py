@@ -71,6 +71,12 @@ def spec_rules() -> list[Rule]:
         *_rollout(),
         *(rule for stage in ("sft", "grpo") for rule in _gate(stage)),
         _checkpoints(),
+        _rule(
+            "!has(self.evaluation) || !has(self.evaluation.matcher) || "
+            "self.evaluation.matcher != 'judge' || has(self.evaluation.judge)",
+            "matcher is judge, but judge is not set",
+            "evaluation",
+        ),
     ]
 
 

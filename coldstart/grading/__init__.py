@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from importlib import metadata
 
 from coldstart.grading.case import Case, CaseLike, Grade, Outcome, case
 from coldstart.grading.extract import Extraction, extract
@@ -17,6 +18,7 @@ from coldstart.grading.match import AnswerType, Gold, UnreadableGold
 from coldstart.grading.pool import Grader
 
 __all__ = [
+    "VERSION",
     "AnswerType",
     "Case",
     "CaseLike",
@@ -30,7 +32,21 @@ __all__ = [
     "extract",
     "grade",
     "match",
+    "version",
 ]
+
+VERSION = 2
+"""Of the rules: counts up whenever one of them changes."""
+
+
+@functools.cache
+def version() -> str:
+    """The rules and the computer algebra behind them, as results name them."""
+    try:
+        algebra = metadata.version("math-verify")
+    except metadata.PackageNotFoundError:
+        return f"rules {VERSION}"
+    return f"rules {VERSION}, math-verify {algebra}"
 
 
 @functools.cache

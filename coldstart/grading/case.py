@@ -12,12 +12,13 @@ from coldstart.grading.match import AnswerType, Gold
 
 
 class Outcome(StrEnum):
-    """What became of a response. Only `correct` earns a reward; the last three are our failures."""
+    """What became of a response. Only `correct` earns a reward; the last four are our failures."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     NO_ANSWER = "no_answer"
     TRUNCATED = "truncated"
+    JUDGE_UNCLEAR = "judge_unclear"
     GRADER_TIMEOUT = "grader_timeout"
     GRADER_ERROR = "grader_error"
     GOLD_UNPARSEABLE = "gold_unparseable"

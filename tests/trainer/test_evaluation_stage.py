@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import released
+from fake_judge import MODEL, judging
 from PIL import Image
 
 from coldstart import layout, record
@@ -19,6 +20,7 @@ from coldstart.checkpoint import (
     conversation_fingerprint,
     files_fingerprint,
 )
+from coldstart.judging import EndpointError
 from coldstart.results import BenchmarkResult, Sample
 from coldstart.run import ReasoningRun
 from coldstart.stage import Fingerprints, RunRef, StageInput, StageOrder
@@ -310,7 +312,7 @@ def test_regrading_needs_no_model(run, order, directory, tmp_path):
     for line in kept[:3]:
         line["response"] = f"\\boxed{{{line['gold']}}} wait"
     layout.samples(directory).write_text("".join(json.dumps(line) + "\n" for line in kept))
-    after = regrade(directory)
+    after = regrade(directory).result
     assert after == read_result(directory)
     assert after.outcomes["correct"] == 3
     assert after.accuracy == 0.6
@@ -329,9 +331,50 @@ def test_regrading_needs_no_model(run, order, directory, tmp_path):
     }
     root = tmp_path / "runs" / "r"
     (root / "status.json").write_text(json.dumps(status))
-    (result,) = regrade_run(root)
+    (regraded,) = regrade_run(root)
+    result = regraded.result
     assert result.kinds["boxed"].n == 3
     assert result.kinds["boxed"].accuracy == 1
+
+
+def test_a_judge_grades_and_is_asked_once(run, order, directory, tmp_path):
+    with judging(lambda _: "Answer: 3\nVerdict: yes") as (fake, url):
+        judged = {"matcher": "judge", "judge": {"baseUrl": url, "model": MODEL}}
+        numbers = run(order(**judged))
+        result = read_result(directory)
+        # Of an empty response nobody is asked.
+        asked = sum(bool(sample.response.strip()) for sample in read_samples(directory))
+        assert (result.matcher, result.judge.asked) == ("judge", len(set(fake.prompts)))
+        assert 0 < len(fake.prompts) <= asked
+        assert result.matcher_version.startswith("fake-judge, prompt ")
+        assert numbers["accuracy_base"] == result.accuracy > 0
+        # A kill after the judging, and before the responses were kept.
+        kept = layout.samples(directory).read_bytes()
+        layout.samples(directory).write_bytes(kept[: len(kept) // 2])
+        before = len(fake.prompts)
+        assert run(order(**judged)) == numbers
+        assert len(fake.prompts) == before
+        assert read_result(directory) == result
+    # The rules grade what the judge has graded, and the other way round, without an endpoint.
+    run(order())
+    rules = read_result(directory)
+    assert (rules.matcher, rules.judge) == ("rule", None)
+    assert rules.matcher_version.startswith("rules 2, math-verify ")
+    assert {sample.matcher for sample in read_samples(directory)} == {"rule"}
+
+
+def test_a_judge_that_does_not_serve_is_named_before_anything_is_generated(
+    run, order, directory, monkeypatch
+):
+    monkeypatch.setattr(evaluation.model, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    with judging() as (_, url):
+        wrong = {"matcher": "judge", "judge": {"baseUrl": url, "model": "another"}}
+        with pytest.raises(EndpointError, match=r"spec\.evaluation\.judge\.model: .*another"):
+            run(order(**wrong))
+        wrong["judge"] = {"baseUrl": url, "model": MODEL, "prompt": "absent.txt"}
+        with pytest.raises(StageFailure, match=r"judge\.prompt: there is no file .*absent\.txt"):
+            run(order(**wrong))
+    assert not directory.exists()
 
 
 def test_an_unfinished_evaluation_is_not_regraded(run, order, directory):

@@ -23,6 +23,7 @@ from accelerate import PartialState
 from coldstart import record
 from coldstart.benchmarks import FACETS, published
 from coldstart.grading import Grader, extract
+from coldstart.judging import EndpointError, Judge, judge_factory
 from coldstart.layout import RunLayout
 from coldstart.metrics import series
 from coldstart.report import traced_run, write_report
@@ -31,7 +32,7 @@ from coldstart.results import BenchmarkResult, Sample
 from coldstart.spec import Benchmark, Conversation, Decoding, Evaluation
 from coldstart.stage import StageOrder
 from coldstart.status import ErrorCode
-from coldstart.summary import Origin, graded, summarise, write_result
+from coldstart.summary import Origin, graded, summarise, write_result, write_samples
 from coldstart_trainer import data, model, phases
 from coldstart_trainer.data import Rows
 from coldstart_trainer.errors import StageFailure
@@ -63,8 +64,9 @@ def run(order: StageOrder, inputs: Sequence[Input], progress: ProgressLog) -> di
     _require_devices(spec)
     state = PartialState(cpu=spec.resources.gpus_per_node == 0)
     results: list[BenchmarkResult] = []
+    judges = _judges(order, state)
     with Grader() as grader:
-        stage = _Stage(order, spec, progress, grader, state)
+        stage = _Stage(order, spec, progress, grader, state, judges)
         for source in inputs:
             results += stage.score(source)
     numbers = metrics(results)
@@ -162,6 +164,7 @@ class _Stage:
     progress: ProgressLog
     grader: Grader
     state: PartialState
+    judges: Callable[[Path], Judge] | None = None
     loaded: dict[tuple[int, str, str], Rows] = field(default_factory=dict)
 
     @property
@@ -177,8 +180,10 @@ class _Stage:
             rows = self._rows(index, benchmark, source, processor)
             origin = self._origin(benchmark, rows, source)
             store = SampleStore(self.layout.benchmark(source.name, benchmark.name), origin)
+            judge = self.judges(store.directory) if self.judges else None
             if self.state.is_main_process:
                 store.open()
+                self._regrade(store, judge)
             self.state.wait_for_everyone()
             samples = store.samples()
             # Nobody may write before everybody has read.
@@ -188,13 +193,19 @@ class _Stage:
                     source.directory, precision=self.spec.precision, device=self.state.device
                 )
                 self._complete(
-                    _Task(source.name, benchmark, rows, store), policy, processor, samples
+                    _Task(source.name, benchmark, rows, store, judge), policy, processor, samples
                 )
                 self.state.wait_for_everyone()
                 samples = store.samples()
-            results.append(self._result(store, samples))
+            results.append(self._result(store, samples, judge))
             self._tell(results[-1])
         return results
+
+    def _regrade(self, store: SampleStore, judge: Judge | None) -> None:
+        """Grade what is there with this run's matcher, where another has graded it."""
+        samples = store.samples()
+        if any(sample.matcher != self.spec.matcher for sample in samples):
+            write_samples(store.directory, graded(samples, self.grader, judge))
 
     def _rows(self, index: int, benchmark: Benchmark, source: Input, processor: Any) -> Rows:
         """The rows of a benchmark; which fit depends on tokenizer and processor only."""
@@ -264,7 +275,7 @@ class _Stage:
                 new = [item for item in completions if (item.row, item.sample) not in known]
                 drafts = [task.draft(item, thumbnails) for item in new]
                 with phases.phase("score"):
-                    task.store.append(graded(drafts, self.grader))
+                    task.store.append(graded(drafts, self.grader, task.judge))
             self._count(completions, time.monotonic() - began)
             began = time.monotonic()
 
@@ -300,13 +311,16 @@ class _Stage:
             values={key: result.accuracy},
         )
 
-    def _result(self, store: SampleStore, samples: Sequence[Sample]) -> BenchmarkResult:
+    def _result(
+        self, store: SampleStore, samples: Sequence[Sample], judge: Judge | None
+    ) -> BenchmarkResult:
         result = summarise(
             samples,
             store.origin,
             kinds=self.spec.response_kinds,
             reflection_words=self.spec.reflection_words,
             grader=self.grader if self.state.is_main_process else None,
+            judge=judge,
         )
         if self.state.is_main_process:
             write_result(store.directory, result)
@@ -321,6 +335,7 @@ class _Task:
     benchmark: Benchmark
     rows: Rows
     store: SampleStore
+    judge: Judge | None
 
     def keys(self, samples: Iterable[Sample]) -> set[Key]:
         """Which responses these samples are."""
@@ -348,6 +363,24 @@ class _Task:
             boxed=False,
             outcome="ungraded",
         )
+
+
+def _judges(order: StageOrder, state: PartialState) -> Callable[[Path], Judge] | None:
+    """What makes judges, on the one process that grades, if the run wants one.
+
+    Raises:
+        EndpointError: the endpoint does not serve; nothing has been generated yet.
+        StageFailure: InvalidOrder.
+    """
+    spec = order.spec.evaluation
+    if spec is None or spec.matcher != "judge" or not state.is_main_process:
+        return None
+    try:
+        return judge_factory(spec.judge, Path(order.workdir))
+    except EndpointError:
+        raise
+    except ValueError as error:
+        raise StageFailure(ErrorCode.INVALID_ORDER, str(error)) from error
 
 
 def _gold(columns: Mapping[str, Sequence[str | None]], index: int) -> str | None:

@@ -1,0 +1,35 @@
+"""The matcher `judge`: a model behind an OpenAI-compatible endpoint says whether answers are right.
+
+It is no part of the reward, which is the rule matcher's (`coldstart.grading`). HTTP is the standard
+library's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from coldstart.judging.endpoint import Endpoint, EndpointError
+from coldstart.judging.judge import Judge, Prompt
+from coldstart.spec import JudgeModel
+
+__all__ = ["Endpoint", "EndpointError", "Judge", "Prompt", "judge_factory"]
+
+
+def judge_factory(model: JudgeModel | None, workdir: Path) -> Callable[[Path], Judge]:
+    """What makes the judge of the responses in a directory, once its endpoint has answered.
+
+    Args:
+        model: who judges.
+        workdir: the directory that the prompt's file is relative to.
+
+    Raises:
+        EndpointError: the endpoint does not serve, or the key is missing.
+        ValueError: nobody is named, or the prompt is none.
+    """
+    if model is None:
+        raise ValueError("spec.evaluation.judge: the run names no judge: say who it is")
+    prompt = Prompt.read(workdir / Path(model.prompt).expanduser() if model.prompt else None)
+    endpoint = Endpoint(model)
+    endpoint.probe()
+    return lambda directory: Judge(endpoint, prompt, directory)
