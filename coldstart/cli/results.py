@@ -67,6 +67,7 @@ def regrade(
     try:
         model = _judge_model(judge_url, judge_model, judge_key_env)
         for regraded in regrade_run(root, matcher or ("judge" if model else None), model):
+            console.print(_summary(regraded), soft_wrap=True, highlight=False)
             console.print(_changes(regraded))
         conclude(root, console)
     except (ValueError, OSError, ImportError) as error:
@@ -91,19 +92,25 @@ def _changes(regraded: Regraded) -> Table:
     """How many responses had which outcome, and which they have."""
     from rich.table import Table
 
-    result = regraded.result
-    title = f"{result.checkpoint} on {result.benchmark}, graded by {result.matcher}"
-    caption = f"{regraded.changed} of {result.n} change between right and wrong"
-    if result.judge:
-        cost = result.judge
-        caption += (
-            f"; the judge was asked {cost.asked} times and read {cost.prompt_tokens}, wrote "
-            f"{cost.completion_tokens} tokens; {cost.unclear} replies were neither yes nor no"
-        )
-    table = Table("before", "after", "responses", title=title, caption=caption)
+    table = Table("before", "after", "responses")
     for (old, new), count in sorted(regraded.outcomes.items()):
         table.add_row(old, new, str(count), style=None if old == new else "bold")
     return table
+
+
+def _summary(regraded: Regraded) -> str:
+    result = regraded.result
+    text = (
+        f"{result.checkpoint} on {result.benchmark}, graded by {result.matcher}: "
+        f"{regraded.changed} of {result.n} change between right and wrong"
+    )
+    if result.judge is None:
+        return text
+    cost = result.judge
+    return (
+        f"{text}; the judge was asked {cost.asked} times, read {cost.prompt_tokens} and wrote "
+        f"{cost.completion_tokens} tokens; {cost.unclear} replies were neither yes nor no"
+    )
 
 
 def conclude(root: Path, console: Console) -> None:

@@ -221,7 +221,7 @@ class Grader:
         """
         answers: dict[Question, Outcome] = {}
         left = list(questions)
-        size = min(CHUNK, len(left) // self.workers)
+        size = min(CHUNK, len(left) // (4 * self.workers))
         for most in (size, 1, 1) if size > 1 else (1, 1):
             groups = [tuple(left[at : at + most]) for at in range(0, len(left), most)]
             found, broken = self._asked_once(groups)
@@ -251,7 +251,8 @@ class Grader:
         answers: dict[Question, Outcome] = {}
         try:
             futures = {
-                each: pool.schedule(verdicts, args=(each,), timeout=limit) for each in groups
+                each: pool.schedule(verdicts, args=(each,), timeout=limit * (1 + len(each) // 4))
+                for each in groups
             }
         except RuntimeError:  # the pool broke down while it was idle
             return {}, True

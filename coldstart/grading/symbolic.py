@@ -90,6 +90,8 @@ def prepare_worker() -> None:
     # It warns in each process that its own timeouts are off: the pool has the deadline.
     for name in ("math_verify", "latex2sympy2_extended"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # sympy loads most of itself when it is first needed.
+    verdict(Question("(x-1)^2", "x^2-2x+1"))
 
 
 def verdicts(questions: tuple[Question, ...]) -> list[Verdict]:

@@ -6,12 +6,16 @@ import time
 from email.utils import formatdate
 
 import pytest
+from click.testing import CliRunner
 from fake_judge import MODEL, completion, judging, same_digits
+from sample_run import DIGEST, finished_run
 
+from coldstart.cli import main
 from coldstart.judging import Endpoint, EndpointError, Judge, Prompt, judge_factory
 from coldstart.results import Sample
 from coldstart.spec import JudgeModel
 from coldstart.status import ErrorCode
+from coldstart.summary import Origin, read_samples
 
 KEY = "sk-very-secret"
 
@@ -250,3 +254,54 @@ def test_no_more_requests_are_open_than_allowed(tmp_path):
     with judging(answer) as (fake, url):
         assert all(found.correct for found in judge(url, tmp_path, concurrency=3).grade(samples))
         assert fake.most_open == 3
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A run whose responses are kept with what they are responses of."""
+    monkeypatch.setenv("COLUMNS", "160")
+    root = finished_run(tmp_path, "r", problems=6)
+    for directory in (root / "evaluation").glob("*/held-out"):
+        prints = dict.fromkeys(("baseModel", "tokenizer", "processor", "conversation"), DIGEST)
+        known = {"checkpoint": directory.parent.name, "benchmark": "held-out", "data": "f"}
+        origin = Origin.parse(prints | known | {"decoding": {}, "responses": 6})
+        (directory / "origin.json").write_text(origin.model_dump_json())
+    return tmp_path
+
+
+def regraded(directory, *arguments):
+    return CliRunner().invoke(main, ["regrade", "r", "--dir", str(directory), *arguments])
+
+
+def test_another_matcher_grades_what_is_kept_and_says_what_changed(kept):
+    where = kept / "r" / "evaluation" / "grpo" / "held-out"
+    before = [sample.outcome for sample in read_samples(where)]
+    with judging(lambda _: "Answer: 1\nVerdict: no") as (fake, url):
+        options = ["--matcher", "judge", "--judge-url", url, "--judge-model", MODEL]
+        result = regraded(kept, *options)
+        assert result.exit_code == 0, result.output
+        asked = len(fake.prompts)
+        assert regraded(kept, *options).exit_code == 0
+        assert len(fake.prompts) == asked
+    right = before.count("correct")
+    assert f"{right} of 6 change between right and wrong" in result.output
+    assert "grpo on held-out, graded by judge" in result.output
+    assert "asked 6 times, read 66 and wrote 24 tokens" in result.output
+    found = json.loads((where / "results.json").read_text())
+    assert (found["matcher"], found["accuracy"], found["judge"]["asked"]) == ("judge", 0.0, 6)
+    result = regraded(kept, "--matcher", "rule")
+    assert f"{right} of 6 change between right and wrong" in result.output
+    assert [sample.outcome for sample in read_samples(where)] == before
+    assert "judge" not in json.loads((where / "results.json").read_text())
+
+
+def test_regrading_that_cannot_be_is_refused_and_changes_nothing(kept):
+    files = {path: path.read_bytes() for path in kept.rglob("*.json*")}
+    result = regraded(kept, "--matcher", "judge")
+    assert (result.exit_code, "the run names no judge" in result.output) == (2, True)
+    result = regraded(kept, "--judge-url", "ftp://x", "--judge-model", "m")
+    assert (result.exit_code, "baseUrl" in result.output) == (2, True)
+    with judging(lambda _: PASSING["fault"]) as (_, url):
+        result = regraded(kept, "--judge-url", url, "--judge-model", "other")
+    assert (result.exit_code, "does not know other" in result.output) == (2, True)
+    assert {path: path.read_bytes() for path in kept.rglob("*.json*")} == files
