@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from importlib import metadata
+from multiprocessing import util
 
 from coldstart.grading.case import Case, CaseLike, Grade, Outcome, case
 from coldstart.grading.extract import Extraction, extract
@@ -52,7 +53,10 @@ def version() -> str:
 @functools.cache
 def _shared(boxed_only: bool) -> Grader:
     """One grader for single calls: its worker, if any ever starts, ends with the process."""
-    return Grader(workers=1, boxed_only=boxed_only)
+    grader = Grader(workers=1, boxed_only=boxed_only)
+    # A process that multiprocessing has started waits for its own before it runs anything `atexit`.
+    util.Finalize(None, grader.close, exitpriority=10)
+    return grader
 
 
 def match(

@@ -76,7 +76,7 @@ _REWRITES: Final = tuple(
         (r"\{,\}", ","),
         (r"\\boxed(?![A-Za-z{])", ""),
         (r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|equation|split)\*?\}", ""),
-        (r"\{\s*([^{}]*?)\s*\\over(?![A-Za-z])\s*([^{}]*?)\s*\}", r"\\frac{\1}{\2}"),
+        (r"\{([^{}]*?)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
         (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times "),
         (r"\\\{\s*\\\}", r"\\emptyset "),
         (r"\\(?:ldots|cdots|dots)(?![A-Za-z])", "..."),

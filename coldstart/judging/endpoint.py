@@ -26,6 +26,7 @@ from coldstart.status import ErrorCode
 RETRIES: Final = 6
 LONGEST_PAUSE: Final = 300.0
 MAX_BODY: Final = 4 << 20
+MAX_REPLY: Final = 4_000
 SHOWN: Final = 200
 REPLY_TOKENS: Final = 512
 _TRANSIENT: Final = (408, 409, 425, 429)
@@ -210,7 +211,7 @@ def _reply(body: bytes) -> Reply:
         text = document["choices"][0]["message"]["content"]
         usage = document.get("usage") or {}
         return Reply(
-            text=text or "",
+            text=(text or "")[-MAX_REPLY:],
             prompt_tokens=usage.get("prompt_tokens") or 0,
             completion_tokens=usage.get("completion_tokens") or 0,
         )

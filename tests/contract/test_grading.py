@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coldstart.grading import Case, Gold, Grader, Outcome, case, extract, grade, match
-from coldstart.grading.match import decide
+from coldstart.grading.match import UnreadableGold, decide
 from coldstart.grading.symbolic import Question, within_bounds
 
 OPTIONS = ["7 cm", "9 cm", "11 cm", "13 cm"]
@@ -185,6 +187,15 @@ SYMBOLIC = [
     (r"\sqrt{2500}\text{ cm}", r"\frac12 \text{ m}", {}, True),
 ]
 
+# Of which notations are made, to be put together in any way.
+PIECES = [
+    *"0123:;,.()[]{}<>=+-^_|'%$x ",
+    *(r"\{", r"\}", r"\frac{", r"\sqrt{", r"\overline{", r"\dot{", r"\mid ", r"\ne ", r"\in "),
+    *(r"\cup ", r"\pm ", r"\mp ", r"\le ", r"\mathbb{R}", r"\over ", r"\setminus ", r"\sin "),
+    *(r"^\circ ", r"\pi ", r"\text{", r"\boxed ", r"\binom{", r"\begin{aligned}", "...", "cm"),
+    *(" to ", " and ", " or ", "seven", "twenty-", "3rd", " May ", "2020"),
+]
+
 HOSTILE = [
     r"\boxed{9**9**9}",
     r"\boxed{9^{9^{9^9}}}",
@@ -206,6 +217,12 @@ HOSTILE = [
     "<think>" * 100_000,
     " " * 1_000_000,
     r"\boxed{" + "1," * 900 + "1}",
+    r"\boxed{{" + " " * 1_900 + "}}",
+    r"\boxed{0." + "12" * 900 + "...}",
+    r"\boxed{" + r"\frac{1}{" * 200 + "2" + "}" * 201,
+    r"\boxed{" + "A(1," * 450 + "}",
+    r"\boxed{" + r"x \ne " * 300 + "}",
+    r"\boxed{" + "1:" * 900 + "1}",
     r"\boxed{__import__('os').system('exit')}",
 ]
 
@@ -358,6 +375,36 @@ def test_a_runaway_is_killed_and_the_next_question_answered():
         assert short.counts[Outcome.GRADER_TIMEOUT] == 1
 
 
+@pytest.mark.usefixtures("algebra")
+def test_of_many_questions_only_the_runaway_is_lost():
+    questions = [(rf"\boxed{{\sqrt{{{3 * n * n}}}}}", rf"{n}\sqrt{{3}}") for n in range(2, 26)]
+    questions[11] = (r"\boxed{(x+y+z)^{900}}", r"2\sqrt{5}")
+    with Grader(timeout=1.0, workers=1) as short:
+        found = [one.outcome for one in short.grade_all(questions)]
+    assert found.pop(11) is Outcome.GRADER_TIMEOUT
+    assert set(found) == {Outcome.CORRECT}
+
+
+def test_any_thread_and_any_process_grades_alike(algebra):
+    questions = [(rf"\boxed{{\sqrt{{{n}}}}}", r"2\sqrt{7}") for n in (26, 27, 28, 29)] * 300
+    expected = [n % 4 == 2 for n in range(len(questions))]
+    found = {}
+
+    def graded(name):
+        found[name] = [one.correct for one in algebra.grade_all(questions)]
+
+    threads = [threading.Thread(target=graded, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert list(found.values()) == [expected] * 4
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=spawn) as processes:
+        answers = list(processes.map(grade, *zip(*questions[:4], strict=True)))
+    assert [one.correct for one in answers] == expected[:4]
+
+
 def test_dead_workers_are_replaced_off_the_main_thread(algebra):
     for worker in multiprocessing.active_children():
         worker.kill()
@@ -445,6 +492,14 @@ def test_any_text_is_decided_or_a_bounded_question(text):
             assert within_bounds(decision.stated, decision.gold)
     extract(text)
     extract(text, boxed_only=False, lettered=True)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.sampled_from(PIECES))
+@settings(max_examples=300, deadline=None)
+def test_any_notation_is_decided_or_a_bounded_question(text, gold):
+    for stated, wanted in ((text, gold + "1"), (gold, text + "2"), (text, text + " ")):
+        with suppress(UnreadableGold):
+            assert isinstance(decide(stated, Gold(wanted)), bool | Question)
 
 
 @given(st.fractions(max_denominator=999))
