@@ -1,6 +1,6 @@
 """How often each matcher judges pairs of answers rightly, and how long a call takes.
 
-Usage: python benchmarks/matchers.py FILE [--json]
+Usage: python benchmarks/matchers.py FILE [--only NAME] [--wrong] [--save] [--json]
 
 FILE has a pair a line: `prediction` (a whole response), `gold`, `should_match` and, if the data
 declare any, `meta` (`choices`, `precision`). Matchers, each in a process of its own, one call at a
@@ -17,9 +17,11 @@ import importlib
 import importlib.util
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,15 @@ from coldstart.grading import Grader, case
 LIMIT_SECONDS, START_SECONDS = 20.0, 120.0
 INSTALL = "pip install --group benchmarks"
 SHOWN = 60
+RESULT = Path(__file__).parent / "results" / "matchers.md"
+HEAD = """\
+# How often matchers are right
+
+`python benchmarks/matchers.py FILE --save`: each matcher on the same pairs, one call at a time, in
+a process of its own; what each reads of a pair is in the script. The pairs are meant to be hard,
+and `coldstart` was made with both files at hand: the figures do not say how often a matcher is right
+on a benchmark.
+"""
 
 Pair = dict[str, Any]
 Matcher = Callable[[Pair], bool]
@@ -167,10 +178,31 @@ def measured(name: str, pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
+def save(file: Path, pairs: Sequence[Pair], found: dict[str, dict[str, Any]]) -> None:
+    """Add a table to the kept results."""
+    matching = sum(pair["should_match"] for pair in pairs)
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in ("math-verify", "mathruler", "trl", "sympy")
+    )
+    rows = "".join(
+        f"| `{name}` | {result['accuracy']:.1%} | {result['ms']:.1f} |\n"
+        for name, result in found.items()
+    )
+    table = (
+        f"\n## {file.name}: {len(pairs)} pairs, of which {matching} match\n\n{versions}; "
+        f"{os.cpu_count()} CPU cores, load average {os.getloadavg()[0]:.1f}.\n\n"
+        f"| matcher | right | ms per call |\n|---|---|---|\n{rows}"
+    )
+    head = RESULT.read_text() if RESULT.exists() else HEAD
+    RESULT.write_text(head + table)
+
+
 def main() -> None:
     """Measure every matcher in turn, and show it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("file", type=Path, help="pairs, JSON lines")
+    parser.add_argument("--only", action="append", choices=MATCHERS, help="repeatable; absent: all")
+    parser.add_argument("--save", action="store_true", help=f"add the table to {RESULT.name}")
     parser.add_argument("--wrong", action="store_true", help="list the pairs that ours gets wrong")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args()
@@ -178,7 +210,7 @@ def main() -> None:
     pairs = [json.loads(line) for line in lines if line.strip()]
     if not pairs:
         raise SystemExit(f"{options.file}: holds no pairs")
-    found = {name: measured(name, pairs) for name in MATCHERS}
+    found = {name: measured(name, pairs) for name in options.only or MATCHERS}
     print(f"{len(pairs)} pairs, of which {sum(pair['should_match'] for pair in pairs)} match")
     for name, result in found.items():
         if "missing" in result:
@@ -186,8 +218,10 @@ def main() -> None:
         else:
             print(f"{name:12} {result['accuracy']:7.1%} right {result['ms']:9.3f} ms per call")
     if options.wrong:
-        for pair in found["coldstart"]["wrong"]:
+        for pair in found["coldstart"].get("wrong", ()) if "coldstart" in found else ():
             print(f"wrong: {pair['prediction'][:SHOWN]!r} against {pair['gold'][:SHOWN]!r}")
+    if options.save:
+        save(options.file, pairs, found)
     if options.json:
         print(
             json.dumps({n: {k: v for k, v in r.items() if k != "wrong"} for n, r in found.items()})
