@@ -37,8 +37,8 @@ HEAD = """\
 
 `python benchmarks/matchers.py FILE --save`: each matcher on the same pairs, one call at a time, in
 a process of its own; what each reads of a pair is in the script. The pairs are meant to be hard,
-and `coldstart` was made with both files at hand: the figures do not say how often a matcher is right
-on a benchmark.
+and `coldstart` was made with both files at hand: the figures do not say how often a matcher is
+right on a benchmark.
 """
 
 Pair = dict[str, Any]
