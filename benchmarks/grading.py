@@ -64,7 +64,8 @@ def outputs(count: int, seed: int) -> list[Case]:
     for number in range(count):
         span, gold = answer(draw, number)
         if draw.random() > RIGHT:
-            span = f"{span}1" if not span.isalpha() else "E"
+            # The answer to another question of the same kind.
+            span = "E" if span.isalpha() else answer(draw, number + 10)[0]
         reasoning = " ".join(draw.choices(WORDS, k=draw.randrange(40, 200)))
         made.append(Case(rf"{reasoning}. The answer is $\boxed{{{span}}}$.", gold))
     return made
