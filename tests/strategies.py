@@ -189,6 +189,8 @@ def _fitted(spec: dict[str, Any]) -> dict[str, Any]:
         for item in spec["evaluation"].get("benchmarks") or ():
             item.setdefault("dataset", {"name": "rows.jsonl"})
         _make_unique(spec["evaluation"].get("benchmarks"), "test")
+        if spec["evaluation"].get("judge") is None:
+            spec["evaluation"].pop("matcher", None)
         _fit_checkpoints(spec)
     return spec
 
