@@ -33,7 +33,7 @@ def phase(run: ReasoningRun, status: RunStatus) -> str:
         return "Suspended"
     if current.state is StageState.WAITING and not current.attempt and not _earlier(run, current):
         return "Pending"
-    name = {"sft": "SFT", "grpo": "GRPO", "evaluation": "Evaluation"}[current.name]
+    name = {"sft": "SFT", "grpo": "GRPO"}.get(current.name, current.name.capitalize())
     return f"{name}{current.state.value}"
 
 

@@ -33,6 +33,7 @@ PLAIN_SECONDS = 15.0
 _PHASES = {
     "load": "loads",
     "train": "trains",
+    "distill": "distils",
     "probe": "probes",
     "save": "saves",
     "evaluate": "evaluates",
@@ -44,6 +45,7 @@ _SHOWN = (
     ("eval_loss", "eval loss"),
     ("completion_tokens_mean", "length"),
     ("accuracy", "accuracy"),
+    ("yield_ratio", "yield"),
 )
 
 

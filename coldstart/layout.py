@@ -8,6 +8,9 @@ from pathlib import Path
 from coldstart.spec import Stage
 from coldstart.stage import StageOrder
 
+ROWS = "rows.parquet"
+"""The file of distilled rows, in what the stage ends with."""
+
 
 @dataclass(frozen=True)
 class RunLayout:
@@ -62,8 +65,13 @@ class StageLayout:
 
     @property
     def final(self) -> Path:
-        """What the stage ends with: model, tokenizer, processor, manifest."""
+        """What the stage ends with: model, tokenizer, processor, manifest; or distilled rows."""
         return self.root / "final"
+
+    @property
+    def answers(self) -> Path:
+        """Every answer of a teacher, JSON lines; what is there is not asked again."""
+        return self.root / "answers.jsonl"
 
     @property
     def alive(self) -> Path:

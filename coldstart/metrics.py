@@ -24,7 +24,8 @@ SECONDS_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.
 """Upper bounds of the histograms' buckets."""
 
 _TRAINING = ("sft", "grpo")
-_ALL = ("sft", "grpo", "evaluation")
+_MODEL = (*_TRAINING, "evaluation")
+_ALL = ("distill", *_MODEL)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ METRICS = (
         "step",
         "gauge",
         "1",
-        "Optimizer updates done; in an evaluation, responses to the benchmark at hand.",
+        "Optimizer updates done; in an evaluation, responses to the benchmark at hand; in a "
+        "distillation, questions.",
         _ALL,
     ),
     Metric("max_steps", "gauge", "1", "How many there will be.", _ALL),
@@ -66,7 +68,7 @@ METRICS = (
         "last_step_timestamp_seconds",
         "gauge",
         "seconds",
-        "When the last optimizer update, or batch of responses, was done (Unix time).",
+        "When the last optimizer update, batch of responses or question was done (Unix time).",
         _ALL,
     ),
     Metric("step_seconds", "histogram", "seconds", "Time of one optimizer update.", _TRAINING),
@@ -77,7 +79,7 @@ METRICS = (
         "Time that one update, checkpoint, evaluation or batch of responses took in a phase, "
         "without the phases inside it, by rank 0's clock: work queued on a GPU counts where it "
         "is waited for.",
-        _ALL,
+        _MODEL,
         ("phase",),
     ),
     Metric(
@@ -90,6 +92,28 @@ METRICS = (
         ("kind",),
     ),
     Metric("samples_total", "counter", "1", "Rows learnt, or completions sampled.", _ALL),
+    Metric(
+        "teacher_requests_total",
+        "counter",
+        "1",
+        "Requests to the teacher by how they ended: `ok`, or why they were repeated or given up.",
+        ("distill",),
+        ("outcome",),
+    ),
+    Metric(
+        "teacher_requests_open",
+        "gauge",
+        "1",
+        "Requests to the teacher that are open.",
+        ("distill",),
+    ),
+    Metric(
+        "yield_ratio",
+        "gauge",
+        "ratio",
+        "Share of the questions done that have a row.",
+        ("distill",),
+    ),
     Metric(
         "tokens_per_second",
         "gauge",
@@ -374,7 +398,7 @@ METRICS = (
         "gauge",
         "bytes",
         "Greatest GPU memory in use by rank 0.",
-        _ALL,
+        _MODEL,
         needs="a GPU",
     ),
     Metric("host_rss_bytes", "gauge", "bytes", "Resident memory of rank 0.", _ALL),
@@ -467,10 +491,10 @@ class Progress(Contract):
     """Seconds since the epoch."""
     attempt: Annotated[int, Field(ge=1)]
     """Which attempt wrote it."""
-    phase: Literal["load", "train", "probe", "save", "evaluate"]
+    phase: Literal["load", "distill", "train", "probe", "save", "evaluate"]
     """What the stage is doing."""
     done: Annotated[int, Field(ge=0)] = 0
-    """Optimizer updates (train), or problems (probe, evaluate), that are done."""
+    """Optimizer updates (train), questions (distill) or problems (probe, evaluate), done."""
     total: Annotated[int, Field(ge=0)] = 0
     """How many there will be; 0 where it is not known."""
     label: str = ""

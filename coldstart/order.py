@@ -39,6 +39,8 @@ def _inputs(run: ReasoningRun, stage: Stage) -> tuple[tuple[str, From | None], .
     spec = run.spec
     if stage is Stage.EVALUATION:
         return tuple((name, spec.borrowed.get(name)) for name in spec.evaluated)
+    if stage is Stage.SFT and spec.distill:
+        return (("base", None), ("distill", None))
     if stage is Stage.GRPO and spec.grpo and spec.grpo.from_:
         return ((spec.grpo.from_.stage, spec.grpo.from_),)
     return (("sft" if stage is Stage.GRPO and spec.sft else "base", None),)

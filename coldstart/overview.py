@@ -22,7 +22,7 @@ EVENTS = 5
 _LONG = ("checkpoint", "job", "message", "verdict")
 """Columns that may take several lines."""
 
-_TITLES = {"sft": "SFT", "grpo": "GRPO", "evaluation": "Evaluation"}
+_TITLES = {"distill": "Distillation", "sft": "SFT", "grpo": "GRPO", "evaluation": "Evaluation"}
 
 _STYLES = {
     StageState.SUCCEEDED: "green",
@@ -33,6 +33,7 @@ _STYLES = {
 }
 
 _METRICS = {
+    "distill": {"rows": "rows"},
     "sft": {"loss": "loss"},
     "grpo": {"probe_accuracy": "probe", "reward_total_mean": "reward"},
     "evaluation": {f"accuracy_{name}": name for name in ("grpo", "sft", "base")},

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coldstart.conditions import conditions, phase
+from coldstart.distill import Distill
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage, StageSpec, TrainingSpec
 from coldstart.stage import StageResult, gate
@@ -333,7 +334,7 @@ def _succeeded(run: ReasoningRun, entry: StageStatus, child: Child, now: datetim
         return _failed(run, entry, result.error, now)
     spec = run.spec.stage(child.stage)
     verdicts: tuple[Verdict, ...] = ()
-    if isinstance(spec, TrainingSpec):
+    if isinstance(spec, Distill | TrainingSpec):
         verdicts = entry.gates or gate(spec.gate, result)
     update: dict[str, object] = {
         "checkpoint": result.checkpoint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def mistakes(spec: RunSpec, workdir: Path) -> list[str]:
     return [
         *_machine(spec),
         *_missing_files(spec, workdir),
+        *_missing_key(spec),
         *forecast(spec, workdir).refusals,
         *missing_packages(),
     ]
@@ -45,6 +47,15 @@ def _missing_files(spec: RunSpec, workdir: Path) -> Iterator[str]:
         path = workdir / Path(use.dataset.name).expanduser()
         if use.dataset.looks_local and not path.exists():
             yield f"{use.field}.name: there is no file {path}"
+
+
+def _missing_key(spec: RunSpec) -> Iterator[str]:
+    name = spec.distill.teacher.api_key_env if spec.distill else None
+    if name and not os.environ.get(name):
+        yield (
+            f"spec.distill.teacher.apiKeyEnv: the environment has no {name}: export the key under "
+            "that name"
+        )
 
 
 def missing_packages() -> Iterator[str]:

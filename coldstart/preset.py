@@ -52,6 +52,8 @@ def resolve(document: dict[str, Any]) -> dict[str, Any]:
         return document
     preset = load(spec["preset"])
     present = {key: value for key, value in preset.items() if key in ALWAYS or key in spec}
+    if "distill" in spec and "sft" in present:
+        del present["sft"]["dataset"]  # it trains on what the run itself makes
     return {**document, "spec": _under(present, spec)}
 
 

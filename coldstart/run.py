@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from coldstart.distill import Distill
 from coldstart.schema import Contract, Name, Open, RunName
 from coldstart.spec import (
     GRPO,
@@ -100,6 +101,8 @@ class RunSpec(Contract):
     """Where results are kept on a cluster."""
     conversation: Conversation = Conversation()
     """One prompt, pixel and length spec for every stage."""
+    distill: Distill | None = None
+    """Making the cold start's data with a teacher; absent: none."""
     sft: SFT | None = None
     """The cold start; absent: none."""
     grpo: GRPO | None = None
@@ -128,7 +131,14 @@ class RunSpec(Contract):
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         if not self.stages:
-            raise ValueError("has no stage: add sft, grpo or evaluation")
+            raise ValueError("has no stage: add distill, sft, grpo or evaluation")
+        if self.sft and self.sft.dataset and self.distill:
+            raise ValueError(
+                "sft.dataset is given, but sft trains on what this run's distill makes: "
+                "leave one of the two out"
+            )
+        if self.sft and not self.sft.dataset and not self.distill:
+            raise ValueError("sft.dataset is required where no distill makes the rows")
         if self.grpo and self.grpo.from_ and self.sft:
             raise ValueError("grpo.from names another run's stage, but this run has its own sft")
         missing = [

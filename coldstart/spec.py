@@ -40,6 +40,12 @@ _GPU_MEMORY = r"^[1-9][0-9]{0,5}(\.[0-9]{1,3})?(M|G|T|Mi|Gi|Ti)$"
 _URL = r"^https?://[!-?A-~]+$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
+Url = Annotated[str, StringConstraints(pattern=_URL, max_length=512)]
+"""Where an endpoint is."""
+
+Variable = Annotated[str, StringConstraints(pattern=_VARIABLE, max_length=128)]
+"""The name of an environment variable."""
+
 GpuMemory = Annotated[str, StringConstraints(pattern=_GPU_MEMORY)]
 """An amount of memory with its unit."""
 
@@ -47,6 +53,7 @@ GpuMemory = Annotated[str, StringConstraints(pattern=_GPU_MEMORY)]
 class Stage(StrEnum):
     """The stages, in the order in which a run goes through them."""
 
+    DISTILL = "distill"
     SFT = "sft"
     GRPO = "grpo"
     EVALUATION = "evaluation"
@@ -176,8 +183,6 @@ class StageSpec(Contract):
 
     resources: Resources = Resources()
     """What the stage runs on."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Compute precision; bf16 training keeps fp32 master weights."""
     seed: Seed = 42
     """Seed of shuffling, held-out rows, dropout and sampling."""
     timeout_seconds: Positive | None = None
@@ -190,10 +195,17 @@ class StageSpec(Contract):
         return {k: v for k, v in self.document().items() if k not in self.OPERATIONAL}
 
 
-class TrainingSpec(StageSpec):
+class ModelSpec(StageSpec):
+    """What every stage has that runs the model itself."""
+
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Compute precision; bf16 training keeps fp32 master weights."""
+
+
+class TrainingSpec(ModelSpec):
     """What both training stages have."""
 
-    dataset: Dataset
+    dataset: Dataset | None
     """The rows to train on."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Share of the rows that is not trained on, but evaluated and probed."""
@@ -268,6 +280,8 @@ class TrainingSpec(StageSpec):
 class SFT(TrainingSpec):
     """Supervised fine-tuning on chain of thought: the cold start."""
 
+    dataset: Dataset | None = None
+    """The rows to train on; absent: those that this run's `distill` makes."""
     learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1e-5
     """Peak learning rate."""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "cosine"
@@ -371,6 +385,8 @@ class Loss(Contract):
 class GRPO(TrainingSpec):
     """Group relative policy optimization."""
 
+    dataset: Dataset
+    """The problems to train on."""
     from_: From | None = Field(default=None, alias="from")
     """Start from another run's finished stage, not from this run's previous one."""
     learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1e-6
@@ -563,11 +579,11 @@ class ResponseKind(Contract):
 class JudgeModel(Contract):
     """A model behind an OpenAI-compatible endpoint, as vLLM serves it, that judges answers."""
 
-    base_url: Annotated[str, StringConstraints(pattern=_URL, max_length=512)]
+    base_url: Url
     """Where it is, as `https://host/v1`; requests go to `chat/completions` below it."""
     model: Name
     """What the endpoint calls the model."""
-    api_key_env: Annotated[str, StringConstraints(pattern=_VARIABLE, max_length=128)] | None = None
+    api_key_env: Variable | None = None
     """The environment variable that holds the key; absent: none is sent. On a cluster it comes
     from a secret in `podTemplate.secrets` or `podTemplate.env`."""
     prompt: Name | None = None
@@ -579,7 +595,7 @@ class JudgeModel(Contract):
     """How long one request may take; then it is repeated, as after status 429 or 5xx."""
 
 
-class Evaluation(StageSpec):
+class Evaluation(ModelSpec):
     """Scoring of checkpoints on benchmarks."""
 
     from_: From | None = Field(default=None, alias="from")

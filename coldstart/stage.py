@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from coldstart.distill import YieldGate
 from coldstart.run import RunSpec
 from coldstart.schema import Contract, Digest, Name, RunName
 from coldstart.spec import Gate, Stage
@@ -46,9 +47,9 @@ class RunRef(Contract):
 
 
 class StageInput(Contract):
-    """A model that a stage reads."""
+    """A model, or distilled rows, that a stage reads."""
 
-    name: Literal["base", "sft", "grpo"]
+    name: Literal["base", "distill", "sft", "grpo"]
     """What the run calls it."""
     location: Name
     """A hub id or a path beside the run.yaml (base), or a directory in the storage."""
@@ -72,7 +73,8 @@ class StageOrder(Contract):
     spec: RunSpec
     """The resolved spec."""
     inputs: Annotated[tuple[StageInput, ...], Field(min_length=1, max_length=3)]
-    """Training: the one model to start from. Evaluation: the checkpoints to score."""
+    """Training: the one model to start from; for SFT after `distill` also the rows. Distillation:
+    the base model, whose tokenizer says what fits. Evaluation: the checkpoints to score."""
     storage: Name
     """The directory that checkpoint locations are relative to."""
     workdir: Name
@@ -96,7 +98,7 @@ class StageResult(Contract):
     attempt: Annotated[int, Field(ge=1)]
     """Which attempt."""
     checkpoint: CheckpointRef | None = None
-    """What a training stage made."""
+    """What a training stage made, or the distilled rows."""
     metrics: Annotated[dict[str, float], Field(max_length=200)] = {}
     """The numbers that gates and people look at."""
     error: StageError | None = None
@@ -179,7 +181,7 @@ class CheckpointManifest(Contract):
     attempt: Annotated[int, Field(ge=1)]
     """Which attempt."""
     step: Annotated[int, Field(ge=0)]
-    """Optimizer updates that made it."""
+    """Optimizer updates that made it; of distilled data, its rows."""
     final: bool
     """Whether the stage ended with it; the others are there to resume from."""
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
@@ -206,8 +208,8 @@ class CheckpointManifest(Contract):
     """When it was written."""
 
 
-def gate(thresholds: Gate, result: StageResult) -> tuple[Verdict, ...]:
-    """The verdicts on a training stage's result; the next stage starts if all passed.
+def gate(thresholds: Gate | YieldGate, result: StageResult) -> tuple[Verdict, ...]:
+    """The verdicts on a stage's result; the next stage starts if all passed.
 
     Pure: it judges what the result tells. That the files are whole is checked by the stage that
     reads them (`coldstart.checkpoint.verify`). A number that was not reported does not pass.
@@ -217,6 +219,12 @@ def gate(thresholds: Gate, result: StageResult) -> tuple[Verdict, ...]:
         passed=result.checkpoint is not None,
         message="" if result.checkpoint else "the stage reported no checkpoint",
     )
+    if isinstance(thresholds, YieldGate):
+        return (
+            present,
+            *_at_least("minYield", thresholds.min_yield, result.metrics.get("yield_share")),
+            *_at_least("minRows", thresholds.min_rows, result.metrics.get("rows")),
+        )
     return (
         present,
         *_at_least("minAccuracy", thresholds.min_accuracy, result.metrics.get("probe_accuracy")),

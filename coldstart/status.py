@@ -41,9 +41,9 @@ class ErrorCode(StrEnum):
     CHECKPOINT_INVALID = "CheckpointInvalid"
     CHECKPOINT_MISMATCH = "CheckpointMismatch"
     RESOURCES_MISSING = "ResourcesMissing"
-    SAMPLER_MISMATCH = "SamplerMismatch"
     ENDPOINT_REFUSED = "EndpointRefused"
     ENDPOINT_DOWN = "EndpointDown"
+    SAMPLER_MISMATCH = "SamplerMismatch"
     NON_FINITE = "NonFinite"
     SELF_CHECK_FAILED = "SelfCheckFailed"
     GATE_REFUSED = "GateRefused"
@@ -71,10 +71,10 @@ RETRYABLE_FROM = 128
 """Exit codes from here on say that another attempt can help."""
 
 _RETRYABLE = {
+    ErrorCode.ENDPOINT_DOWN,
     ErrorCode.OUT_OF_MEMORY,
     ErrorCode.TERMINATED,
     ErrorCode.WORKER_LOST,
-    ErrorCode.ENDPOINT_DOWN,
     ErrorCode.DEADLINE_EXCEEDED,
     ErrorCode.NO_RESULT,
 }
@@ -110,7 +110,7 @@ class CheckpointRef(Contract):
     digest: Digest
     """SHA-256 of its manifest file, which holds those of all others."""
     step: Annotated[int, Field(ge=0)]
-    """Optimizer updates that made it."""
+    """Optimizer updates that made it; of distilled data, its rows."""
 
 
 class Verdict(Contract):
@@ -131,7 +131,7 @@ class Verdict(Contract):
 class StageStatus(Contract):
     """How far one stage is."""
 
-    name: Literal["sft", "grpo", "evaluation"]
+    name: Literal["distill", "sft", "grpo", "evaluation"]
     """The stage."""
     state: StageState = StageState.WAITING
     """Where it is."""
@@ -148,7 +148,7 @@ class StageStatus(Contract):
     finished_at: datetime | None = None
     """When the stage ended."""
     checkpoint: CheckpointRef | None = None
-    """What a training stage ended with."""
+    """What a training stage ended with, or the distilled rows."""
     metrics: dict[str, float] = {}
     """The numbers that the stage reported."""
     child: Name | None = None
@@ -183,10 +183,10 @@ class Condition(Contract):
 class RunProgress(Contract):
     """Where the running stage is, as it tells."""
 
-    stage: Literal["sft", "grpo", "evaluation"]
+    stage: Literal["distill", "sft", "grpo", "evaluation"]
     """Which stage."""
     done: Annotated[int, Field(ge=0)]
-    """Optimizer updates, or problems, that are done."""
+    """Optimizer updates, problems or questions that are done."""
     total: Annotated[int, Field(ge=0)]
     """How many there will be; 0 where it is not known."""
     text: Annotated[str, StringConstraints(max_length=64)]

@@ -8,11 +8,15 @@ from typing import Literal
 
 from coldstart.benchmarks import Published, published
 from coldstart.dataset import Dataset
+from coldstart.distill import Distill
 from coldstart.run import RunSpec
-from coldstart.spec import TrainingSpec
+from coldstart.spec import Stage, TrainingSpec
 
-Role = Literal["sft", "grpo", "probe", "evaluation"]
+Role = Literal["distill", "sft", "grpo", "probe", "evaluation"]
 """What a data set is for."""
+
+
+_ROLES: dict[Stage, Role] = {Stage.DISTILL: "distill", Stage.SFT: "sft", Stage.GRPO: "grpo"}
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,23 @@ class Use:
 
     @property
     def learnt(self) -> bool:
-        """Whether a model is trained on it; the others are held against models."""
-        return self.role in ("sft", "grpo")
+        """Whether a model is trained on it, or on what a teacher makes of it.
+
+        The others are held against models.
+        """
+        return self.role in ("distill", "sft", "grpo")
 
 
 def uses(spec: RunSpec) -> Iterator[Use]:
     """Every data set of a spec, in the order of its stages."""
     for stage in spec.stages:
         section, field = spec.stage(stage), f"spec.{stage.value}"
-        if isinstance(section, TrainingSpec):
-            role: Role = "sft" if stage.value == "sft" else "grpo"
+        if isinstance(section, Distill | TrainingSpec) and section.dataset:
+            role = _ROLES[stage]
             yield Use(role, role, f"{field}.dataset", section.dataset)
-            if section.probe.dataset:
-                label = f"probe of {role}"
-                yield Use("probe", label, f"{field}.probe.dataset", section.probe.dataset)
+        if isinstance(section, TrainingSpec) and section.probe.dataset:
+            label = f"probe of {stage.value}"
+            yield Use("probe", label, f"{field}.probe.dataset", section.probe.dataset)
     for number, benchmark in enumerate(spec.evaluation.benchmarks if spec.evaluation else ()):
         field = f"spec.evaluation.benchmarks[{number}].dataset"
         yield Use(

@@ -211,9 +211,15 @@ def runs(draw):
         "cpu": draw(_quantity),
         "memory": draw(_quantity),
     }
+    if stage is Stage.DISTILL:
+        resources |= {"nodes": 1, "gpusPerNode": 0}
     resources = {key: value for key, value in resources.items() if value is not None}
     processes = resources["nodes"] * max(1, resources["gpusPerNode"])
     section = {
+        Stage.DISTILL: {
+            "dataset": DATASET,
+            "teacher": {"baseUrl": "https://host/v1", "model": "m"},
+        },
         Stage.SFT: {"dataset": DATASET, "batchSize": processes},
         Stage.GRPO: {
             "dataset": DATASET,

@@ -68,6 +68,8 @@ def bare(stage: str) -> dict[str, Any]:
     return {other: DROP for other in ("sft", "grpo", "evaluation") if other != stage}
 
 
+TEACHER = {"baseUrl": "https://host/v1", "model": "teacher", "apiKeyEnv": "KEY"}
+DISTILL = {"sft.dataset": DROP, "distill": {"dataset": DATASET, "teacher": TEACHER}}
 GATE = {"minAccuracy": 0.5}
 JUDGE = {"baseUrl": "http://judge:8000/v1", "model": "judge"}
 PRESET = {"preset": "paper-7b", "model": DROP, "sft.dataset": DROP, "grpo.dataset": DROP}
@@ -91,6 +93,45 @@ CASES = (
     Case("own benchmark, its columns", True, {"evaluation.benchmarks": [RENAMED | {"name": "a"}]}),
     Case("evaluation without benchmarks", False, {"evaluation.benchmarks": DROP}),
     Case("no benchmark", False, {"evaluation.benchmarks": []}),
+    # distill
+    Case("distill before sft", True, DISTILL),
+    Case("distill alone", True, {**bare("distill"), "distill": DISTILL["distill"]}),
+    Case("distill beside a data set of sft", False, {"distill": DISTILL["distill"]}),
+    Case("distill with a preset", True, {**PRESET, **DISTILL}),
+    Case(
+        "distill with a preset and a data set",
+        False,
+        {**PRESET, "distill": DISTILL["distill"], "sft.dataset": DATASET},
+    ),
+    Case("distill without teacher", False, {**DISTILL, "distill": {"dataset": DATASET}}),
+    Case(
+        "distill with a key in the URL",
+        False,
+        {**DISTILL, "distill.teacher.baseUrl": "https://me:secret@host/v1"},
+    ),
+    Case("distill of a teacher without URL", False, {**DISTILL, "distill.teacher.baseUrl": DROP}),
+    Case(
+        "distill with a mixture",
+        True,
+        {
+            **DISTILL,
+            "distill.patterns": [{"name": "caption-cot", "weight": 3}, {"name": "self-critic-cot"}],
+        },
+    ),
+    Case(
+        "distill with a pattern twice",
+        False,
+        {
+            **DISTILL,
+            "distill.patterns": [{"name": "caption-cot", "weight": 3}, {"name": "caption-cot"}],
+        },
+    ),
+    Case(
+        "distill with an unknown pattern", False, {**DISTILL, "distill.patterns": [{"name": "cot"}]}
+    ),
+    Case("distill on a GPU", False, {**DISTILL, "distill.resources": {"gpusPerNode": 1}}),
+    Case("distill with a yield", True, {**DISTILL, "distill.gate": {"minYield": 0.5}}),
+    Case("distill with a yield above one", False, {**DISTILL, "distill.gate": {"minYield": 2}}),
     # names
     Case("name of 40", True, run="a" * 40),
     Case("name of 41", False, run="a" * 41),

@@ -25,7 +25,7 @@ EXAMPLES = int(os.environ.get("COLDSTART_FUZZ_EXAMPLES", "0"))
 
 Path = tuple[str | int, ...]
 _SCHEMA = RunSpec.model_json_schema(by_alias=True)
-_STAGES = ("sft", "grpo", "evaluation")
+_STAGES = ("distill", "sft", "grpo", "evaluation")
 _WORLD = 512 * 64
 """The most processes that a stage may have."""
 
@@ -176,6 +176,11 @@ def _fitted(spec: dict[str, Any]) -> dict[str, Any]:
         for key, default in (("minPixels", 262_144), ("maxPixels", 1_204_224))
     )
     spec.setdefault("conversation", {}).update(minPixels=pixels[0], maxPixels=pixels[1])
+    if "distill" in spec:
+        _make_unique(spec["distill"].get("patterns"), "")
+        spec.get("sft", {}).pop("dataset", None)
+    elif "sft" in spec:
+        spec["sft"].setdefault("dataset", {"name": "d"})
     for name in ("sft", "grpo"):
         if name in spec:
             _fit_batch(name, spec[name])

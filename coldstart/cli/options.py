@@ -25,7 +25,7 @@ RUNS = Path("runs")
 _REMARK = 4096
 """The longest remark."""
 
-STAGES = click.Choice(["sft", "grpo", "evaluation"])
+STAGES = click.Choice(["distill", "sft", "grpo", "evaluation"])
 
 RUN_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 RUN = click.argument("name", metavar="RUN")

@@ -10,7 +10,6 @@ from coldstart import preset
 from coldstart.memory import activations, estimate, fit, shapes
 from coldstart.memory.quantity import GIB
 from coldstart.run import ReasoningRun
-from coldstart.spec import Stage
 
 _HEAD = "<!-- Made by `make generate` from the estimator; edit that. -->\n\n"
 
@@ -58,7 +57,7 @@ def memory_page() -> str:
 def _rows(name: str) -> Iterator[str]:
     run = ReasoningRun.parse(preset.resolve(yaml.safe_load(preset.starter(name))))
     shape = shapes.shape(shapes.published()[run.spec.model.name])
-    for stage in Stage:
+    for stage in run.spec.stages:
         found = estimate.stage(run.spec.stage(stage), shape, run.spec.conversation)
         phases = ", ".join(f"{phase.name} {phase.total / GIB:.1f}" for phase in found.phases)
         resources = found.spec.resources

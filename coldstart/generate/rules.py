@@ -21,7 +21,7 @@ from coldstart.benchmarks import NAMES
 from coldstart.dataset import Columns
 from coldstart.generate.structural import Path
 from coldstart.run import RunSpec
-from coldstart.spec import Benchmark, From, Part
+from coldstart.spec import Benchmark, From, Part, Stage
 
 Rule = dict[str, str]
 
@@ -54,10 +54,11 @@ def root_rules() -> list[Rule]:
 
 def spec_rules() -> list[Rule]:
     """The rules between the fields of a spec."""
-    stages = "has(self.sft) || has(self.grpo) || has(self.evaluation)"
+    stages = " || ".join(f"has(self.{stage.value})" for stage in Stage)
     conversation = f"{value('conversation', 'minPixels')} <= {value('conversation', 'maxPixels')}"
     return [
-        _rule(stages, "has no stage: add sft, grpo or evaluation"),
+        _rule(stages, "has no stage: add distill, sft, grpo or evaluation"),
+        *_cold_start(),
         *(_required(path) for path in sorted(filled())),
         _rule(
             "!(has(self.sft) && has(self.grpo) && has(self.grpo.from))",
@@ -90,6 +91,9 @@ def list_rules() -> Mapping[Path, list[Rule]]:
     unnamed = Benchmark.model_fields["name"].default
     name = f"(has({{0}}.name) ? {{0}}.name : '{unnamed}')".format
     return {
+        ("distill", "patterns"): [
+            _rule("self.all(a, self.exists_one(b, b.name == a.name))", "names a pattern twice")
+        ],
         ("sft", "freeze"): freeze,
         ("grpo", "freeze"): freeze,
         ("grpo", "rewards"): [
@@ -141,7 +145,7 @@ def value(*path: str) -> str:
 
 def _first(path: Path) -> int:
     """From which part on a path may be absent: a stage's own section is known to be there."""
-    return 2 if path[0] in ("sft", "grpo", "evaluation") else 1
+    return 2 if path[0] in list(Stage) else 1
 
 
 def _absent(path: Path) -> str:
@@ -254,6 +258,22 @@ def _processes(stage: str) -> str:
     """How many processes a stage has in all, as `Resources.world_size` has it."""
     gpus = value(stage, "resources", "gpusPerNode")
     return f"{value(stage, 'resources', 'nodes')} * ({gpus} > 0 ? {gpus} : 1)"
+
+
+def _cold_start() -> Iterator[Rule]:
+    """One source of the rows that SFT learns; a preset's gives way to the run's own."""
+    yield _rule(
+        "!has(self.sft) || !has(self.sft.dataset) || !has(self.distill)",
+        "sft.dataset is given, but sft trains on what this run's distill makes: "
+        "leave one of the two out",
+        "sft.dataset",
+    )
+    yield _rule(
+        "!has(self.sft) || has(self.sft.dataset) || has(self.distill) || has(self.preset)",
+        "is required where neither a preset nor distill gives the rows",
+        "sft.dataset",
+        "FieldValueRequired",
+    )
 
 
 def _sft_batch() -> Rule:

@@ -9,6 +9,7 @@ from typing import Any
 from coldstart.memory import estimate, fit, shapes
 from coldstart.memory.estimate import Stage
 from coldstart.run import RunSpec
+from coldstart.spec import ModelSpec
 from coldstart.spec import Stage as StageName
 
 __all__ = ["Forecast", "forecast"]
@@ -57,6 +58,8 @@ def forecast(spec: RunSpec, directory: Path) -> Forecast:
     except shapes.ShapeError as error:
         return Forecast({}, str(error))
     stages = {
-        name: estimate.stage(spec.stage(name), shape, spec.conversation) for name in spec.stages
+        name: estimate.stage(section, shape, spec.conversation)
+        for name in spec.stages
+        if isinstance(section := spec.stage(name), ModelSpec)
     }
     return Forecast(stages)

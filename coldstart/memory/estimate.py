@@ -17,7 +17,7 @@ from coldstart.memory.activations import AUTOCAST, PLAIN_BF16, PLAIN_FP32, Load,
 from coldstart.memory.quantity import GIB
 from coldstart.memory.shapes import Shape
 from coldstart.memory.states import PARTITIONED_WEIGHTS, States, Training
-from coldstart.spec import GRPO, SFT, Conversation, Evaluation, StageSpec, TrainingSpec
+from coldstart.spec import GRPO, SFT, Conversation, Evaluation, ModelSpec, TrainingSpec
 
 CONTEXT = 2 * GIB
 """Estimate: CUDA context, cuBLAS and NCCL buffers, and what a card has less than it is called."""
@@ -64,7 +64,7 @@ class Phase:
 class Stage:
     """A stage of a run on its devices."""
 
-    spec: StageSpec
+    spec: ModelSpec
     shape: Shape
     conversation: Conversation
     card: int | None
@@ -296,7 +296,7 @@ class Stage:
 
 
 def stage(
-    spec: StageSpec, shape: Shape, conversation: Conversation, card: int | None = None
+    spec: ModelSpec, shape: Shape, conversation: Conversation, card: int | None = None
 ) -> Stage:
     """A stage on its devices; without a card, on GPUs of the size that its spec names."""
     named = spec.resources.gpu_memory

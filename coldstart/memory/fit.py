@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from coldstart.memory.estimate import Stage
 from coldstart.memory.quantity import GIB, shown
-from coldstart.spec import GRPO, Evaluation, StageSpec, TrainingSpec
+from coldstart.spec import GRPO, Evaluation, ModelSpec, TrainingSpec
 
 CARDS = tuple(size * GIB for size in (16, 24, 40, 48, 80, 96, 141, 192))
 """Sizes in which GPUs are common."""
@@ -144,29 +144,29 @@ def _changed(stage: Stage, changes: tuple[Change, ...]) -> Stage | None:
             section = section[part]
         section[last] = value
     try:
-        spec: StageSpec = type(stage.spec).parse(document)
+        spec: ModelSpec = type(stage.spec).parse(document)
     except ValidationError:
         return None
     return replace(stage, spec=spec)
 
 
-def _checkpointing(spec: StageSpec) -> Iterator[Change]:
+def _checkpointing(spec: ModelSpec) -> Iterator[Change]:
     if isinstance(spec, TrainingSpec) and not spec.gradient_checkpointing:
         yield "gradientCheckpointing", True
 
 
-def _zero(spec: StageSpec) -> Iterator[Change]:
+def _zero(spec: ModelSpec) -> Iterator[Change]:
     if isinstance(spec, TrainingSpec):
         for level in range(spec.parallelism.zero + 1, 4):
             yield "parallelism.zero", level
 
 
-def _offload(spec: StageSpec) -> Iterator[Change]:
+def _offload(spec: ModelSpec) -> Iterator[Change]:
     if isinstance(spec, TrainingSpec) and spec.parallelism.zero and not spec.parallelism.offload:
         yield "parallelism.offload", True
 
 
-def _smaller_batch(spec: StageSpec) -> Iterator[Change]:
+def _smaller_batch(spec: ModelSpec) -> Iterator[Change]:
     if isinstance(spec, TrainingSpec):
         group = spec.group_size if isinstance(spec, GRPO) else 1
         yield from (("microBatchSize", size) for size in _smaller(spec.micro_batch_size, group))
@@ -181,7 +181,7 @@ def _smaller(size: int, group: int) -> list[int]:
     return sorted((n for n in parts | divisors if 0 < n < size), reverse=True)
 
 
-def _rollout(spec: StageSpec) -> Iterator[Change]:
+def _rollout(spec: ModelSpec) -> Iterator[Change]:
     if not isinstance(spec, GRPO):
         return
     rollout = spec.rollout
@@ -201,7 +201,7 @@ def _rollout(spec: StageSpec) -> Iterator[Change]:
             yield "rollout.tensorParallelSize", size
 
 
-def _more_gpus(spec: StageSpec) -> Iterator[Change]:
+def _more_gpus(spec: ModelSpec) -> Iterator[Change]:
     if not isinstance(spec, TrainingSpec) or not spec.parallelism.zero:
         return
     now = spec.resources
@@ -215,7 +215,7 @@ def _more_gpus(spec: StageSpec) -> Iterator[Change]:
             nodes *= 2
 
 
-_KNOBS: tuple[Callable[[StageSpec], Iterator[Change]], ...] = (
+_KNOBS: tuple[Callable[[ModelSpec], Iterator[Change]], ...] = (
     _checkpointing,
     _zero,
     _offload,

@@ -182,7 +182,7 @@ def charts(stage: str, lines: Sequence[Progress]) -> list[Chart]:
         for attempt in attempts(lines)[1:]
         if attempt.first is not None
     )
-    made = [_chart(plan, found, marks, stage) for plan in _PLANS[stage]]
+    made = [_chart(plan, found, marks, stage) for plan in _PLANS.get(stage, ())]
     return [chart for chart in made if chart is not None]
 
 

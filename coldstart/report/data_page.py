@@ -53,4 +53,10 @@ def _chart(item: DatasetFacts, lengths: Histogram) -> charts.Chart:
     )
 
 
-_COLOURS = {"sft": "sft", "grpo": "grpo", "probe": "base", "evaluation": "accent"}
+_COLOURS = {
+    "distill": "base",
+    "sft": "sft",
+    "grpo": "grpo",
+    "probe": "base",
+    "evaluation": "accent",
+}

@@ -85,8 +85,8 @@ def _reflection(spec: RunSpec) -> str:
 
 
 def _licences(spec: RunSpec) -> list[str]:
-    sections = [section for section in (spec.sft, spec.grpo) if section is not None]
-    names = [section.dataset.name for section in sections]
+    sections = [section for section in (spec.distill, spec.sft, spec.grpo) if section is not None]
+    names = [section.dataset.name for section in sections if section.dataset]
     known = [f"{name} is {LICENCES[name]}. " for name in dict.fromkeys(names) if name in LICENCES]
     made = []
     if names:

@@ -31,6 +31,7 @@ from coldstart.yamlfile import written
 DISTRIBUTION = "coldstart-operator"
 
 _STAGE_TITLES = {
+    "distill": "Distillation",
     "sft": "Supervised fine-tuning",
     "grpo": "Reinforcement learning (GRPO)",
     "evaluation": "Evaluation",
@@ -135,6 +136,8 @@ class StageView:
     @property
     def updates(self) -> str:
         """Optimizer updates: of the checkpoint, or how far a running attempt is."""
+        if self.status.name == "distill":
+            return words.MISSING
         if self.status.checkpoint:
             return words.number(self.status.checkpoint.step)
         if not self.attempts or self.attempts[-1].last is None:
@@ -247,7 +250,7 @@ def _stage_view(found: RunRecord, stage: Stage) -> StageView:
         drawn = tuple(charts.drawing(chart) for chart in curves.charts(stage.value, lines))
     return StageView(
         title=_STAGE_TITLES[stage.value],
-        short={"sft": "SFT", "grpo": "GRPO"}.get(stage.value, "Evaluation"),
+        short={"sft": "SFT", "grpo": "GRPO"}.get(stage.value, stage.value.capitalize()),
         status=found.status.stage(stage.value) or StageStatus(name=stage.value),
         manifest=manifest(found, stage.value) if stage is not Stage.EVALUATION else None,
         attempts=tuple(curves.attempts(lines)),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from coldstart.checkpoint import CheckpointError, manifest_digest, read_manifest
 from coldstart.conditions import conditions, phase
+from coldstart.distill import Distill
 from coldstart.layout import RunLayout, StageLayout
 from coldstart.plan import replace_status
 from coldstart.report.curves import attempts
@@ -85,7 +86,7 @@ def _training(found: RunRecord, stage: Stage) -> StageStatus:
         return StageStatus.model_validate({"name": stage.value, "state": StageState.SUCCEEDED})
     reference = _reference(found, layout, manifest)
     spec = found.run.spec.stage(stage)
-    assert isinstance(spec, TrainingSpec)
+    assert isinstance(spec, Distill | TrainingSpec)
     result = StageResult(
         run=manifest.run,
         stage=stage,

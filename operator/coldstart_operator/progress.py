@@ -32,7 +32,7 @@ DONE, TOTAL, REWARD = (f"{PREFIX}{name}" for name in ("step", "max_steps", "rewa
 
 _CHUNK = 16 * 1024
 
-StageName = Literal["sft", "grpo", "evaluation"]
+StageName = Literal["distill", "sft", "grpo", "evaluation"]
 
 
 def session() -> aiohttp.ClientSession:

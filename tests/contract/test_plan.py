@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from builders import NOW, child, make_run, result
 
+from coldstart.order import build_order
 from coldstart.plan import (
     Child,
     ChildState,
@@ -21,6 +22,7 @@ from coldstart.plan import (
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
 from coldstart.status import ErrorCode, RunStatus, StageState
+from coldstart.uses import uses
 
 
 class Story:
@@ -70,6 +72,48 @@ def test_a_run_goes_through_its_stages_and_every_condition_is_there_from_the_fir
     assert (story.status.phase, story.status.holds("Succeeded")) == ("Succeeded", True)
     assert story.status.finished_at == NOW
     assert story.status.condition("Failed").status == "False"
+
+
+DISTILL = {
+    "dataset": {"name": "d.jsonl"},
+    "teacher": {"baseUrl": "http://host/v1", "model": "m"},
+    "gate": {"minYield": 0.5},
+}
+
+
+def test_four_stages_follow_each_other_and_fine_tuning_is_told_the_rows():
+    evaluation = {"benchmarks": [{"dataset": {"name": "d"}}]}
+    story = Story(make_run(distill=DISTILL, sft={}, evaluation=evaluation))
+    seen = []
+    for stage in Stage:
+        assert story.see(*seen) == Start(stage, 1)
+        seen.append(succeeded(stage, yield_share=0.5))
+        assert story.see(*seen) == Wait(0)
+    assert story.see(*seen) == Finished()
+    assert story.status.holds("Succeeded")
+    order = build_order(story.run, Stage.SFT, 1, {}, storage="/s", workdir="/w")
+    assert [item.name for item in order.inputs] == ["base", "distill"]
+    assert order.inputs[1].location == "r/distill/final"
+    assert order.inputs[1].digest == story.status.stage("distill").checkpoint.digest
+    unfinished = build_order(
+        make_run(distill=DISTILL, sft={}), Stage.SFT, 1, {}, storage="/s", workdir="/w"
+    )
+    assert unfinished.inputs[1].digest is None
+    first = build_order(story.run, Stage.DISTILL, 1, {}, storage="/s", workdir="/w")
+    assert [item.name for item in first.inputs] == ["base"]
+    # The questions are what the model learns from; there is no other data set of SFT to check.
+    assert [use.role for use in uses(story.run.spec)] == ["distill", "grpo", "evaluation"]
+
+
+def test_fine_tuning_does_not_start_below_the_least_yield():
+    story = Story(make_run(distill=DISTILL, sft={}))
+    story.see()
+    short = succeeded(Stage.DISTILL, yield_share=0.49)
+    assert story.see(short) == Wait(0)
+    assert story.see(short) == Finished()
+    assert story.status.stage("distill").error.code is ErrorCode.GATE_REFUSED
+    assert "minYield: 0.49 is below 0.5" in story.status.message
+    assert story.state("sft") is StageState.WAITING
 
 
 def test_a_finished_stage_is_not_run_again_when_its_child_is_deleted():

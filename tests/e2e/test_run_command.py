@@ -199,3 +199,35 @@ def _worker(engine: int) -> int:
 def _children(parent: int) -> list[int]:
     text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
     return [int(number) for number in text.split()]
+
+
+@pytest.mark.slow
+def test_a_teacher_makes_rows_and_its_key_is_written_nowhere(project, monkeypatch):
+    from fake_teacher import MODEL, completion, serving
+
+    monkeypatch.setenv("TEACHER_KEY", "sk-secret")
+    with serving(lambda _: completion("It is \\boxed{1}."), key="sk-secret") as (teacher, url):
+        project.set(
+            "distill",
+            {
+                "dataset": {"name": str(project.rows)},
+                "teacher": {"baseUrl": url, "model": MODEL, "apiKeyEnv": "TEACHER_KEY"},
+                "samples": 1,
+                "keepWrong": True,
+                "gate": {"minYield": 0.5},
+            },
+        )
+        del project.document["spec"]["sft"], project.document["spec"]["evaluation"]
+        done = project.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(teacher.asked) == 24
+    assert project.status("distill")["gates"][1]["observed"] == 1.0
+    page = (project.folder / "runs/r/report.html").read_text()
+    assert "<dd>distill</dd>" in page
+    assert "questions with a row, at least" in page
+    written = [path for path in (project.folder / "runs").rglob("*") if path.is_file()]
+    assert not [path for path in written if b"sk-secret" in path.read_bytes()]
+    monkeypatch.delenv("TEACHER_KEY")
+    refused = project.run()
+    assert refused.returncode == 2
+    assert "spec.distill.teacher.apiKeyEnv: the environment has no TEACHER_KEY" in refused.stderr

@@ -169,7 +169,7 @@ def test_a_job_that_is_being_deleted_is_stopping(conditions):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("coldstart.dev/stage", "distill"),
+        ("coldstart.dev/stage", "study"),
         ("coldstart.dev/stage", None),
         ("coldstart.dev/attempt", "0"),
         ("coldstart.dev/attempt", "one"),

@@ -8,9 +8,13 @@ import sys
 
 import pytest
 import torch
+from stage_attempts import here
 from vllm_model import NEEDS_VLLM, vllm_model
 
+from coldstart.files import json_lines
+from coldstart.layout import output
 from coldstart.spec import GRPO
+from coldstart.stage import StageOrder
 from coldstart_trainer.errors import StageFailure
 
 __all__ = ["vllm_model"]
@@ -145,3 +149,35 @@ def test_another_model_is_refused(url):
         require_server(url, 0, ("org/other",), 240)
     with pytest.raises(StageFailure, match="--max-model-len 4096"):
         require_server(url, 0, ("model",), 4096)
+
+
+def test_it_can_be_the_teacher_of_a_distillation(
+    url, vllm_model, tiny_model, tiny_rows, conversation, tmp_path
+):
+    """An untrained teacher has no answer; that it was asked, with its images, is in the journal."""
+    order = StageOrder.parse(
+        {
+            "run": {"name": "run", "uid": "u"},
+            "stage": "distill",
+            "attempt": 1,
+            "spec": {
+                "model": {"name": str(tiny_model)},
+                "conversation": conversation.document(),
+                "distill": {
+                    "dataset": {"name": str(tiny_rows), "limit": 4},
+                    "teacher": {"baseUrl": f"{url}/v1", "model": str(vllm_model)},
+                    "samples": 2,
+                    "maxCompletionTokens": LENGTH,
+                },
+            },
+            "inputs": [{"name": "base", "location": str(tiny_model)}],
+            "storage": str(tmp_path),
+            "workdir": str(tmp_path),
+        }
+    )
+    with pytest.raises(StageFailure, match="none of the 8 samples can be learnt from"):
+        here(order)
+    answers = list(json_lines(output(order).answers))
+    assert len(answers) == 8
+    assert all(answer["prompt_tokens"] > 20 for answer in answers)
+    assert all(0 < answer["completion_tokens"] <= LENGTH for answer in answers)

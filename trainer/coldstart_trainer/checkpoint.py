@@ -255,6 +255,17 @@ def finish(
     """
     _copy_preparation(origin.source.directory, partial)
     _require_finite(partial)
+    return conclude(partial, layout, origin, step, metrics)
+
+
+def conclude(
+    partial: Path, layout: StageLayout, origin: Origin, step: int, metrics: dict[str, float]
+) -> CheckpointRef:
+    """Make a directory, as it is, what the stage ends with; the arguments are those of `finish`.
+
+    Raises:
+        OSError: the disk is full.
+    """
     files = file_entries(partial)
     write_manifest(partial, origin.manifest(files, step, final=True, metrics=metrics))
     if layout.final.exists():

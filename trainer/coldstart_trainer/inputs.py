@@ -47,7 +47,7 @@ class Input:
     """A model on this machine that may be used."""
 
     name: str
-    """`base`, `sft` or `grpo`."""
+    """`base`, `sft`, `grpo`; `distill` for the rows of that stage."""
     directory: Path
     """Where its files are."""
     fingerprints: Fingerprints
@@ -133,6 +133,8 @@ def _checkpoint(order: StageOrder, item: StageInput, *, hashes: bool) -> Input:
                 ErrorCode.CHECKPOINT_MISMATCH, f"{directory} is not the checkpoint of the order"
             )
     check_lineage(manifest, order.spec, _known_base(order))
+    if item.name == "distill":
+        return Input(item.name, directory, manifest.fingerprints, item.digest, manifest)
     found = _fingerprints(directory, order, manifest.fingerprints.base_model)
     _check_files_of(directory, manifest.fingerprints, found)
     return Input(item.name, directory, found, item.digest, manifest)

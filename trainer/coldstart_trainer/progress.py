@@ -12,7 +12,7 @@ from coldstart.files import append_json_line
 from coldstart.metrics import Progress
 from coldstart_trainer.meter import Meter
 
-Phase = Literal["load", "train", "probe", "save", "evaluate"]
+Phase = Literal["load", "distill", "train", "probe", "save", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ProgressLog:
 
         Args:
             phase: what the stage is doing.
-            done: updates or problems that are done.
+            done: updates, questions or problems that are done.
             total: how many there will be; 0 if that is not known.
             label: what is evaluated.
             values: numbers; with them the line has everything that the meter was given since the
@@ -49,7 +49,7 @@ class ProgressLog:
         """
         if not self.enabled:
             return
-        if phase in ("train", "evaluate"):
+        if phase in ("distill", "train", "evaluate"):
             self.meter.put({"step": done} | ({"max_steps": total} if total else {}))
         self.meter.put(values or {})
         line = Progress(

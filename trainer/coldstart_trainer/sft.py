@@ -61,7 +61,8 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     conversation = order.spec.conversation
     model.require_trainable(source.directory, spec.freeze, f"{stage.field}.freeze")
     processor = model.load_processor(source.directory, conversation)
-    rows = training.load_rows(stage, spec.dataset, "response", processor, "dataset")
+    dataset = spec.dataset or training.distilled(order)
+    rows = training.load_rows(stage, dataset, "response", processor, "dataset")
     kept, held = data.split(rows, spec.held_out, spec.seed)
     probed = training.probe_rows(stage, processor, held)
     steps = schedule.sft_steps(spec, len(kept))

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from coldstart.dataset import Dataset
-from coldstart.layout import StageLayout, output
+from coldstart.layout import ROWS, StageLayout, output
 from coldstart.spec import GRPO, SFT
 from coldstart.stage import DatasetEntry, StageOrder, StageResult
 from coldstart.status import ErrorCode
@@ -150,6 +150,12 @@ def load_rows(
             seed=stage.spec.seed,
             field=f"{stage.field}.{name}",
         )
+
+
+def distilled(order: StageOrder) -> Dataset:
+    """The rows that the run's distill stage has made, which `inputs.resolve` has checked."""
+    location = next(item.location for item in order.inputs if item.name == "distill")
+    return Dataset(name=str(Path(order.storage).absolute() / location / ROWS))
 
 
 def probe_rows(stage: TrainingStage, processor: Any, held: Rows) -> Rows | None:

@@ -1,0 +1,5 @@
+"""The distill stage: a teacher behind an endpoint answers questions; right answers become rows."""
+
+from coldstart_trainer.distill.stage import run
+
+__all__ = ["run"]
