@@ -7,20 +7,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from coldstart.dataset import Dataset
-from coldstart.schema import Contract, Name, Positive, Share
-from coldstart.spec import Resources, StageSpec, Url, Variable
+from coldstart.endpoint import Endpoint
+from coldstart.schema import Contract, Positive, Share
+from coldstart.spec import Resources, StageSpec
 
 
-class Teacher(Contract):
+class Teacher(Endpoint):
     """Who answers: a model behind an OpenAI-compatible endpoint, as vLLM serves it."""
-
-    base_url: Url
-    """Where it is, as `https://host/v1`; requests go to `chat/completions` below it."""
-    model: Name
-    """What the endpoint calls the model."""
-    api_key_env: Variable | None = None
-    """The environment variable that holds the key; absent: none is sent. On a cluster it comes
-    from a secret in `podTemplate.secrets` or `podTemplate.env`."""
 
 
 PatternName = Literal["distilled-cot", "reflection-cot", "caption-cot", "self-critic-cot"]

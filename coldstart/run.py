@@ -7,18 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from coldstart.distill import Distill
+from coldstart.evaluation import Evaluation
 from coldstart.schema import Contract, Name, Open, RunName
-from coldstart.spec import (
-    GRPO,
-    SFT,
-    Conversation,
-    Evaluation,
-    From,
-    Model,
-    Stage,
-    StageSpec,
-    Storage,
-)
+from coldstart.spec import GRPO, SFT, Conversation, From, Model, Stage, StageSpec, Storage
 from coldstart.status import RunStatus
 
 

@@ -20,6 +20,7 @@ from pydantic import Field, JsonValue, ValidationError
 from coldstart import grading, layout
 from coldstart.documents import read_document
 from coldstart.estimates import accuracy_interval, breakdown, repeats, wemath
+from coldstart.evaluation import Evaluation, JudgeModel, ResponseKind
 from coldstart.files import json_lines, write_atomic
 from coldstart.grading import Case, Grader
 from coldstart.grading import case as graded_case
@@ -28,7 +29,6 @@ from coldstart.reflection import MAYE_WORDS, reflection
 from coldstart.results import BenchmarkResult, KindResult, Reflection, Sample
 from coldstart.run import ReasoningRun
 from coldstart.schema import Contract, Digest, Name, Positive, problems
-from coldstart.spec import Evaluation, JudgeModel, ResponseKind
 
 ORIGIN = "origin.json"
 """The file, beside the responses, that says what they are responses of."""

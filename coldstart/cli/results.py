@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from coldstart.spec import JudgeModel
+    from coldstart.evaluation import JudgeModel
     from coldstart.summary import Regraded
 
 
@@ -77,8 +77,8 @@ def regrade(
 def _judge_model(url: str | None, model: str | None, key: str | None) -> JudgeModel | None:
     from pydantic import ValidationError
 
+    from coldstart.evaluation import JudgeModel
     from coldstart.schema import problems
-    from coldstart.spec import JudgeModel
 
     if url is None and model is None:
         return None

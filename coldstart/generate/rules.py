@@ -19,9 +19,10 @@ from pydantic import BaseModel
 from coldstart import preset
 from coldstart.benchmarks import NAMES
 from coldstart.dataset import Columns
+from coldstart.evaluation import Benchmark
 from coldstart.generate.structural import Path
 from coldstart.run import RunSpec
-from coldstart.spec import Benchmark, From, Part, Stage
+from coldstart.spec import From, Part, Stage
 
 Rule = dict[str, str]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from coldstart.evaluation import JudgeModel
 from coldstart.judging.endpoint import Endpoint, EndpointError
 from coldstart.judging.judge import Judge, Prompt
-from coldstart.spec import JudgeModel
 
 __all__ = ["Endpoint", "EndpointError", "Judge", "Prompt", "judge_factory"]
 

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
+from coldstart.evaluation import JudgeModel
 from coldstart.schema import Contract
-from coldstart.spec import JudgeModel
 from coldstart.status import ErrorCode
 
 RETRIES: Final = 6

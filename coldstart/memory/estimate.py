@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from coldstart.evaluation import Evaluation
 from coldstart.memory import activations, quantity
 from coldstart.memory.activations import AUTOCAST, PLAIN_BF16, PLAIN_FP32, Load, Widths
 from coldstart.memory.quantity import GIB
 from coldstart.memory.shapes import Shape
 from coldstart.memory.states import PARTITIONED_WEIGHTS, States, Training
-from coldstart.spec import GRPO, SFT, Conversation, Evaluation, ModelSpec, TrainingSpec
+from coldstart.spec import GRPO, SFT, Conversation, ModelSpec, TrainingSpec
 
 CONTEXT = 2 * GIB
 """Estimate: CUDA context, cuBLAS and NCCL buffers, and what a card has less than it is called."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from coldstart.evaluation import Evaluation
 from coldstart.memory.estimate import Stage
 from coldstart.memory.quantity import GIB, shown
-from coldstart.spec import GRPO, Evaluation, ModelSpec, TrainingSpec
+from coldstart.spec import GRPO, ModelSpec, TrainingSpec
 
 CARDS = tuple(size * GIB for size in (16, 24, 40, 48, 80, 96, 141, 192))
 """Sizes in which GPUs are common."""

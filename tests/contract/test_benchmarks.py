@@ -10,8 +10,8 @@ from coldstart.benchmarks import FACETS, NAMES, RowError, problem, published
 from coldstart.benchmarks.rows import options
 from coldstart.benchmarks.wemath import Composite, composites, dimensions
 from coldstart.dataset import Columns, Dataset
+from coldstart.evaluation import Benchmark
 from coldstart.grading import Grader, case
-from coldstart.spec import Benchmark
 
 COUNTS = {
     "mathvista": 1000,

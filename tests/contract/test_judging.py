@@ -11,9 +11,9 @@ from fake_judge import MODEL, completion, judging, same_digits
 from sample_run import DIGEST, finished_run
 
 from coldstart.cli import main
+from coldstart.evaluation import JudgeModel
 from coldstart.judging import Endpoint, EndpointError, Judge, Prompt, judge_factory
 from coldstart.results import Sample
-from coldstart.spec import JudgeModel
 from coldstart.status import ErrorCode
 from coldstart.summary import Origin, read_samples
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from coldstart.evaluation import ResponseKind
 from coldstart.grading import Grader
 from coldstart.intervals import wilson
 from coldstart.results import Sample
-from coldstart.spec import ResponseKind
 from coldstart.summary import Origin, cases, graded, read_samples, regrade, regrade_run, summarise
 
 DIGEST = "sha256:" + "0" * 64

@@ -9,7 +9,7 @@ from released import GEOMETRY3K, MATHVERSE, MATHVISION, MATHVISTA, WEMATH
 from tiny import png
 
 from coldstart.benchmarks import published
-from coldstart.spec import Benchmark
+from coldstart.evaluation import Benchmark
 from coldstart_trainer import data
 from coldstart_trainer.data import DataError
 

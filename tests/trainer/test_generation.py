@@ -5,7 +5,7 @@ import torch
 from transformers import GenerationConfig
 
 from coldstart.dataset import Dataset
-from coldstart.spec import Decoding
+from coldstart.evaluation import Decoding
 from coldstart_trainer import data
 from coldstart_trainer.generation import encode, generate
 from coldstart_trainer.model import image_token_ids, load_model

@@ -22,6 +22,7 @@ from accelerate import PartialState
 
 from coldstart import record
 from coldstart.benchmarks import FACETS, published
+from coldstart.evaluation import Benchmark, Decoding, Evaluation
 from coldstart.grading import Grader, extract
 from coldstart.judging import EndpointError, Judge, judge_factory
 from coldstart.layout import RunLayout
@@ -29,7 +30,7 @@ from coldstart.metrics import series
 from coldstart.report import traced_run, write_report
 from coldstart.report.scores import score_metrics
 from coldstart.results import BenchmarkResult, Sample
-from coldstart.spec import Benchmark, Conversation, Decoding, Evaluation
+from coldstart.spec import Conversation
 from coldstart.stage import StageOrder
 from coldstart.status import ErrorCode
 from coldstart.summary import Origin, graded, summarise, write_result, write_samples

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from coldstart.spec import Conversation, Decoding
+from coldstart.evaluation import Decoding
+from coldstart.spec import Conversation
 from coldstart_trainer import conversation as chat
 from coldstart_trainer.data import prompt_tokens
 from coldstart_trainer.model import image_token_ids, tokenizer_of
