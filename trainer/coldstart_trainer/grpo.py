@@ -102,14 +102,8 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     steps = schedule.grpo_steps(spec, len(kept)).updates
     resume = training.resume_point(stage)
     config = options.configuration(GRPOConfig, stage, arguments(stage, spec, steps))
-    if config.use_vllm and config.vllm_mode == "server" and PartialState().is_main_process:
-        names = (order.spec.model.name, str(source.directory))
-        require_server(
-            config.vllm_server_base_url,
-            config.vllm_server_timeout,
-            names,
-            config.vllm_max_model_length,
-        )
+    if PartialState().is_main_process:
+        _require_server(config, (order.spec.model.name, str(source.directory)))
     policy = model.load_model(resume or source.directory, precision="fp32")
     # TRL loads the reference model from where the policy says that it is from.
     policy.config._name_or_path = str(source.directory)  # noqa: SLF001
@@ -164,6 +158,17 @@ def arguments(stage: TrainingStage, spec: GRPO, steps: int) -> dict[str, Any]:
         "top_p": spec.rollout.top_p,
         **engine_arguments(spec, conversation),
     }
+
+
+def _require_server(config: Any, names: tuple[str, ...]) -> None:
+    """Wait for the vLLM server, if one samples, and refuse one that serves another model."""
+    if config.use_vllm and config.vllm_mode == "server":
+        require_server(
+            config.vllm_server_base_url,
+            config.vllm_server_timeout,
+            names,
+            config.vllm_max_model_length,
+        )
 
 
 def _samplings_per_pass(stage: TrainingStage, spec: GRPO, rows: int) -> int:
