@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from coldstart_trainer.shared import attention
 from coldstart_trainer.shared.attention import attend, gathered
 from coldstart_trainer.shared.layout import Group, Layout, Span
 
@@ -52,7 +53,9 @@ def by_spans(query, key, value, layout):
 
 @pytest.mark.parametrize("groups", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_both_ways_see_what_the_mask_shows(groups, key_heads):
+@pytest.mark.parametrize("block", [2, attention.BLOCK])
+def test_both_ways_see_what_the_mask_shows(groups, key_heads, block, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", block)
     torch.manual_seed(0)
     layout = Layout(groups)
     shapes = [(1, 4, layout.length, 8)] + [(1, key_heads, layout.length, 8)] * 2

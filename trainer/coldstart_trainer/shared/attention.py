@@ -26,6 +26,9 @@ VARLEN_FROM = 1024
 """Tokens of a row from which the variable-length kernel is taken: below, its gathering costs more
 than the padding that it saves."""
 
+BLOCK = 512
+"""Queries of a segment that are masked at once: what is after them is not even multiplied."""
+
 _VARLEN_TYPES = (torch.bfloat16, torch.float16)
 _VARLEN_HEAD = 256
 
@@ -112,16 +115,35 @@ def _segments(group: Group, prefix: Part | None, own: list[Part], scale: float) 
             torch.cat([seen.expand(count, -1, -1, -1), x], dim=2)
             for seen, x in ((prefix[1], key), (prefix[2], value))
         )
+    blocks = [
+        _block(query, key, value, group.prefix, start, scale) for start in range(0, longest, BLOCK)
+    ]
+    result = torch.cat(blocks, dim=2) if len(blocks) > 1 else blocks[0]
+    pieces = zip(torch.split(result, 1), group.segments, strict=True)
+    return [piece[:, :, :length] for piece, length in pieces]
+
+
+def _block(
+    query: Tensor, key: Tensor, value: Tensor, prefix: int, start: int, scale: float
+) -> Tensor:
+    """What the queries of the segments from `start` on see, which no later keys are part of."""
+    query = query[:, :, start : start + BLOCK]
+    count, heads, length, size = query.shape
+    seen = prefix + start + length
     # Causal, aligned with the last key: the prefix is before all of it.
-    mask = query.new_ones((longest, group.prefix + longest), dtype=torch.bool).tril(group.prefix)
+    mask = query.new_ones((length, seen), dtype=torch.bool).tril(prefix + start)
     # Heads that share a key head stand one below the other, as if they were further queries: no
     # key is copied for them, and every kernel takes it (with a mask, few take grouped heads).
-    _, heads, _, size = query.shape
     shared = heads // key.shape[1]
-    below = query.reshape(count, key.shape[1], shared * longest, size)
-    result = _scaled(below, key, value, attn_mask=mask.repeat(shared, 1), scale=scale)
-    pieces = zip(torch.split(result.view_as(query), 1), group.segments, strict=True)
-    return [piece[:, :, :length] for piece, length in pieces]
+    below = query.reshape(count, key.shape[1], shared * length, size)
+    result: Tensor = _scaled(
+        below,
+        key[:, :, :seen],
+        value[:, :, :seen],
+        attn_mask=mask.repeat(shared, 1),
+        scale=scale,
+    )
+    return result.view_as(query)
 
 
 _scaled: Any = scaled_dot_product_attention
