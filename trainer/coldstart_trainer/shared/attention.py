@@ -107,8 +107,7 @@ def _segments(group: Group, prefix: Part | None, own: list[Part], scale: float) 
     """The segments of a group as one batch, padded at their ends, where nothing looks."""
     longest, count = max(group.segments), len(group.segments)
     query, key, value = (
-        torch.cat([pad(x, (0, 0, 0, longest - x.shape[2])) for x in kind])
-        for kind in zip(*own, strict=True)
+        torch.cat([_padded(x, longest) for x in kind]) for kind in zip(*own, strict=True)
     )
     if prefix is not None:
         key, value = (
@@ -121,6 +120,11 @@ def _segments(group: Group, prefix: Part | None, own: list[Part], scale: float) 
     result = torch.cat(blocks, dim=2) if len(blocks) > 1 else blocks[0]
     pieces = zip(torch.split(result, 1), group.segments, strict=True)
     return [piece[:, :, :length] for piece, length in pieces]
+
+
+def _padded(part: Tensor, length: int) -> Tensor:
+    missing = length - part.shape[2]
+    return pad(part, (0, 0, 0, missing)) if missing else part
 
 
 def _block(
