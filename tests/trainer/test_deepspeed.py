@@ -1,5 +1,6 @@
 """DeepSpeed for real, on gloo: it trains as without it, resumes to the bit, stops at NaN."""
 
+import json
 import shutil
 
 import pytest
@@ -120,3 +121,29 @@ def test_a_gradient_that_is_no_number_stops_it(
     kept = output(given).checkpoints / "checkpoint-2"
     verify(kept)
     assert all(value.isfinite().all() for value in load_file(kept / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_rows_without_images_may_be_mixed_in_on_two_processes(
+    zero, tiny_model, tiny_rows, tiny_texts, tmp_path
+):
+    """One process may have images where the other has none, in sampling, self-check and updates."""
+    pictured = [json.loads(line) for line in tiny_rows.read_text().splitlines()[:6]]
+    for row in pictured:
+        row["images"] = [str(tiny_rows.parent / name) for name in row["images"]]
+    plain_text = [json.loads(line) for line in tiny_texts.read_text().splitlines()[:18]]
+    lines = [json.dumps(row) + "\n" for row in [*pictured, *plain_text]]
+    (tmp_path / "mixed.jsonl").write_text("".join(lines))
+    given = order(
+        "grpo",
+        tmp_path / "runs",
+        tiny_model,
+        tmp_path / "mixed.jsonl",
+        resources={"nodes": 2, "gpusPerNode": 0},
+        parallelism={"zero": zero},
+        maxSteps=6,
+        probe={"size": 0},
+        loss={"kl": 0.1},
+    )
+    carried_out(given, tmp_path / "result.json", 2)
+    assert sorted(losses(given)) == [1, 2, 3, 4, 5, 6]
