@@ -103,6 +103,18 @@ def test_what_is_not_published_is_not_shown(meter, exporter):
     assert value(fetch(exporter.port)[1], "coldstart_loss") == 1.0
 
 
+def test_a_page_leaves_in_one_piece(meter, exporter, monkeypatch):
+    """So that a process that ends while it answers leaves a whole page or none."""
+    fill(meter)
+    pieces, write = [], socket.SocketIO.write
+    monkeypatch.setattr(
+        socket.SocketIO, "write", lambda file, data: pieces.append(len(data)) or write(file, data)
+    )
+    _, page = fetch(exporter.port)
+    assert len(pieces) == 1
+    assert pieces[0] > len(page)
+
+
 def test_other_pages_are_not_there(exporter):
     assert fetch(exporter.port, "/")[0] == 404
 

@@ -1,5 +1,6 @@
 """What real stages serve over HTTP while they run, and that their tripwires trip."""
 
+import http.client
 import itertools
 import json
 import socket
@@ -39,7 +40,7 @@ def grpo(tiny_model, tiny_rows, tmp_path_factory):
         try:
             pages.append(fetch(port)[1])
             health.append(fetch(port, "/healthz")[0])
-        except OSError:
+        except (OSError, http.client.HTTPException):
             pass  # it does not listen yet, or no longer
         time.sleep(0.05)
     assert read_result(directory / "result.json").error is None

@@ -150,6 +150,9 @@ class _DualServer(_Server):
 
 class _Handler(WSGIRequestHandler):
     timeout = CLIENT_SECONDS
+    # A page leaves in one piece: of a process that ends between two header lines, a client would
+    # read an answer of status 200 without a body, and take it for a page without numbers.
+    wbufsize = 1 << 20
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Log no scrapes."""
