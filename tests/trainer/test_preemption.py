@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import torch
 from forked import carried_out, ended, ranks
 from safetensors.torch import load_file
 from stage_attempts import again, here, lines, losses, order, read_result, wait_for_update
@@ -31,6 +32,30 @@ def score(completions, **columns):
         raise ValueError("as it should")
     return other(completions)
 '''
+
+
+SHORT = {"maxSteps": 6, "saveSteps": 100, "probe": {"size": 0}}
+
+LATE = """
+import pathlib, time
+from length_reward import score as other
+seen = []
+def score(completions, **columns):
+    "Sleeps in the third batch, the trial included."
+    seen.append(len(completions))
+    if len(seen) == 3:
+        pathlib.Path(__file__).with_name("asleep").touch()
+        time.sleep(600)
+    return other(completions)
+"""
+
+
+def wait_for(path, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
 
 
 def weights(given):
@@ -73,6 +98,65 @@ def test_told_to_end_while_it_samples_it_does_not_learn_from_that_any_more(
     assert losses(given) == losses(whole)
     assert weights(given) == weights(whole)
     assert counted(given) == counted(whole) == {1: 2.0, 2: 2.0, 3: 4.0, 4: 4.0}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_model, tiny_rows, tmp_path_factory):
+    given = order("grpo", tmp_path_factory.mktemp("whole") / "runs", tiny_model, tiny_rows, **SHORT)
+    here(given)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("learning", "step"),
+    [
+        pytest.param(False, 4, id="scores"),
+        pytest.param(True, 3, id="learns"),
+    ],
+)
+def test_told_to_end_between_micro_batches_it_goes_on_as_if_it_had_not_been(
+    tiny_model, tiny_rows, tmp_path, monkeypatch, uninterrupted, learning, step
+):
+    """While log-probabilities are computed, or in the middle of an update, of a sampling step."""
+    from coldstart_trainer.policy.scoring import ScoringTrainer
+    from coldstart_trainer.termination import TERMINATION, Terminated
+
+    monkeypatch.setattr(TERMINATION, "requested", False)
+    scored, passes = ScoringTrainer._shared, []
+
+    def _shared(self, *arguments, **options):
+        if self.state.global_step == step and torch.is_grad_enabled() == learning:
+            passes.append(step)
+            TERMINATION.requested = True
+        return scored(self, *arguments, **options)
+
+    monkeypatch.setattr(ScoringTrainer, "_shared", _shared)
+    given = order("grpo", tmp_path / "runs", tiny_model, tiny_rows, **SHORT)
+    with pytest.raises(Terminated, match=f"was told to end; saved at update {step}"):
+        here(given)
+    assert passes == [step], "one micro-batch, and no further one"
+    assert sorted(losses(given)) == [*range(1, step + 1)]
+    TERMINATION.requested = False
+    monkeypatch.setattr(ScoringTrainer, "_shared", scored)
+    here(again(given))
+    assert losses(given) == losses(uninterrupted)
+    assert weights(given) == weights(uninterrupted)
+
+
+@pytest.mark.slow
+def test_told_to_end_while_a_reward_is_late_it_does_not_wait_for_it(
+    tiny_model, tiny_rows, tmp_path
+):
+    section = SHORT | {"rewards": [{"name": "late:score", "timeoutSeconds": 900}]}
+    given = order("grpo", tmp_path / "runs", tiny_model, tiny_rows, **section)
+    (tmp_path / "workdir" / "late.py").write_text(LATE)
+    (process,) = ranks(given, tmp_path / "result.json")
+    wait_for_update(given, process, 2)
+    wait_for(tmp_path / "workdir" / "asleep", process)
+    process.terminate()
+    assert ended([process], seconds=60) == [143]
+    error = read_result(tmp_path / "result.json").error
+    assert error.message == "was told to end; saved at update 2"
 
 
 @pytest.mark.slow

@@ -18,9 +18,10 @@ from coldstart_trainer.rollout.prompts import (
     without_vision,
 )
 from coldstart_trainer.rollout.settings import EngineSettings
-from coldstart_trainer.rollout.weights import Share
+from coldstart_trainer.rollout.weights import Holding, Share
 
 PAD, END = 5, 2
+WHOLE = Share()
 
 
 @pytest.mark.parametrize(
@@ -152,50 +153,103 @@ def held(mine):
     }
 
 
-def shapes(tensors):
-    return [(name, tensor.shape) for name, tensor in tensors.items()]
+def told(engine, share):
+    """What the engine's process tells of itself."""
+    return {
+        "worker": share.rank,
+        "rank": share.rank,
+        "size": share.size,
+        "shapes": {name: list(tensor.shape) for name, tensor in engine.items()},
+        "dtypes": {name: str(tensor.dtype) for name, tensor in engine.items()},
+    }
+
+
+def compared(mine, engine, share=WHOLE):
+    """The weights that are compared, and those among them that differ."""
+    shapes = {name: tensor.shape for name, tensor in mine.items()}
+    holding = Holding.of(told(engine, share), mine, shapes)
+    differing = [
+        part.name
+        for part in holding.parts
+        if weights.digest(part.ours(mine[part.name]), holding.dtype(part.place))
+        != weights.digest(part.theirs(engine[part.place]), engine[part.place].dtype)
+    ]
+    return [part.name for part in holding.parts], differing
 
 
 def test_a_weight_that_the_engine_lacks_an_update_of_is_seen_wherever_it_lies():
     mine = trained()
     engine = held(mine)
-    probed = weights.comparable(shapes(mine), engine, Share())
-    assert probed == [name for name in mine if "k_proj" not in name and "norm" not in name]
-    assert all(weights.equal(name, mine[name], engine, Share()) for name in probed)
-    for name in probed:
-        assert not weights.equal(name, mine[name] + 1e-3, engine, Share()), name
+    assert compared(mine, engine) == ([name for name in mine if "norm" not in name], [])
+    for name in mine:
+        if "norm" not in name:
+            assert compared(mine | {name: mine[name] + 1e-3}, engine)[1] == [name]
 
 
 def test_weights_are_compared_in_the_engines_precision():
     mine = trained()
     engine = {name: tensor.bfloat16() for name, tensor in held(mine).items()}
+    assert compared(mine, engine)[1] == []
     name = "model.language_model.layers.0.self_attn.o_proj.weight"
-    assert weights.equal(name, mine[name], engine, Share())
-    assert not weights.equal(name, mine[name] * 1.01, engine, Share())
+    assert compared(mine | {name: mine[name] * 1.01}, engine)[1] == [name]
 
 
-def test_each_process_compares_its_own_share_of_a_matrix():
-    mine = trained()
-    output = "self_attn.o_proj.weight"
-    name = f"model.language_model.layers.0.{output}"
-    for rank in (0, 1):
-        share = Share(rank, 2)
-        engine = held(mine) | {
-            f"language_model.model.layers.0.{output}": mine[name][:, 2 * rank : 2 * rank + 2]
-        }
-        probed = weights.comparable(shapes(mine), engine, share)
-        assert name in probed
-        assert not any("q_proj" in found for found in probed)
-        assert weights.equal(name, mine[name], engine, share)
-        assert not weights.equal(name, mine[name].flip(1), engine, share)
+def cut(mine, share, heads):
+    """The tensors as one of several processes holds them; `heads` are those of keys and values."""
+    names = list(mine)
+    place = "language_model.model.layers.0"
+
+    def rows(name, count=share.size):
+        return mine[name].chunk(count)[share.rank * count // share.size]
+
+    each = min(share.size, heads)
+    return {
+        "visual.blocks.0.mlp.gate_up_proj.weight": torch.cat([rows(names[0]), rows(names[1])]),
+        "language_model.model.embed_tokens.weight": rows(names[2]),
+        f"{place}.self_attn.qkv_proj.weight": torch.cat(
+            [rows(names[3]), rows(names[4], each), rows(names[5], each)]
+        ),
+        f"{place}.self_attn.o_proj.weight": mine[names[6]].chunk(share.size, 1)[share.rank],
+    }
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_process_compares_its_own_share_of_a_matrix(rank, heads):
+    mine, share = trained(), Share(rank, 2)
+    engine = cut(mine, share, heads)
+    assert compared(mine, engine, share) == ([name for name in mine if "norm" not in name], [])
+    for name in mine:
+        if "norm" not in name:
+            assert compared(mine | {name: mine[name] + 1e-3}, engine, share)[1] == [name]
+    other = cut(mine, Share(1 - rank, 2), heads)
+    assert len(compared(mine, other, share)[1]) >= 5
+
+
+def test_a_vision_tower_that_is_cut_by_heads_is_not_compared_by_rows():
+    mine = {"model.visual.blocks.0.attn.qkv.weight": torch.randn(12, 4)}
+    engine = {"visual.blocks.0.attn.qkv.weight": torch.randn(6, 4)}
+    assert compared(mine, engine, Share(0, 2)) == ([], [])
+
+
+def test_a_digest_of_a_large_matrix_is_of_rows_from_all_over_it(monkeypatch):
+    monkeypatch.setattr(weights, "SAMPLED", 64)
+    matrix = torch.zeros(1000, 8)
+    before = weights.digest(matrix, torch.float32)
+    seen = 0
+    for row in range(1000):
+        matrix[row] = 1
+        seen += weights.digest(matrix, torch.float32) != before
+        matrix[row] = 0
+    assert seen == 8
 
 
 def test_the_probe_is_spread_over_the_whole_model():
     mine = {f"layers.{number}.weight": torch.zeros(2, 2) for number in range(100)}
-    probed = weights.comparable(shapes(mine), mine, Share())
+    probed, _ = compared(mine, mine)
     assert len(probed) == weights.PROBED
     assert (probed[0], probed[-1]) == ("layers.0.weight", "layers.99.weight")
-    assert weights.comparable(shapes(mine), {}, Share()) == []
+    assert compared(mine, {}) == ([], [])
 
 
 SERVER = {"engine": "vllm", "mode": "server", "serverUrl": "http://127.0.0.1:1"}

@@ -10,11 +10,21 @@ from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.rollout import server
 from coldstart_trainer.rollout.server import require_server
+from coldstart_trainer.rollout.settings import EXTENSION
 
 NAMES = ("org/model-7b", "/storage/run/sft/final")
 MODEL = {"id": "org/model-7b", "root": "/cache/abc", "max_model_len": 4096}
-INFO = {"vllm_config": {"model_config": {"logprobs_mode": "processed_logprobs"}}}
+SETTINGS = {
+    "model_config": {"logprobs_mode": "processed_logprobs"},
+    "parallel_config": {"worker_extension_cls": EXTENSION},
+}
+INFO = {"vllm_config": SETTINGS}
 RIGHT = {"/v1/models": {"data": [MODEL]}, "/server_info": INFO}
+
+
+def told(**settings):
+    """A server that was started with other flags."""
+    return {"/server_info": {"vllm_config": SETTINGS | settings}}
 
 
 @pytest.fixture
@@ -67,8 +77,12 @@ def test_the_runs_model_is_taken_by_the_last_part_of_its_name(serving, model):
         ({"/v1/models": {"data": [MODEL | {"max_model_len": 4095}]}}, "--max-model-len 4096"),
         ({"/server_info": None}, "VLLM_SERVER_DEV_MODE=1"),
         (
-            {"/server_info": {"vllm_config": {"model_config": {"logprobs_mode": "raw_logprobs"}}}},
+            told(model_config={"logprobs_mode": "raw_logprobs"}),
             "reports raw_logprobs, .* --logprobs-mode processed_logprobs",
+        ),
+        (
+            told(parallel_config={"worker_extension_cls": ""}),
+            "does not tell which weights it has; .* --worker-extension-cls coldstart_trainer",
         ),
     ],
 )

@@ -1,19 +1,22 @@
 """GRPO on the tiny model with a colocated vLLM: what it samples from, and what stops it."""
 
 import sys
+import time
 
 import pytest
-from stage_attempts import here, lines, order, read_result, start
+from stage_attempts import again, here, lines, losses, order, read_result, start, wait_for_update
 from vllm_model import NEEDS_VLLM, vllm_model, with_video_settings
 
 from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
+from coldstart_trainer.rollout.prompts import Ended
 
 __all__ = ["vllm_model"]
 
 pytestmark = NEEDS_VLLM
 
 UPDATES = 6
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 SHORT = {"rollout": {"engine": "vllm"}, "probe": {"size": 0}, "saveSteps": 100}
 
 
@@ -217,6 +220,55 @@ def test_an_engine_that_is_an_update_behind_stops_the_stage(trained, engine, mon
         engine.generate([prompt(trainer)] * 4, sampling(trainer), use_tqdm=False)
 
 
+def test_told_to_end_it_gives_up_what_it_samples_and_can_go_on(trained, engine, monkeypatch):
+    _, trainer = trained
+    steps = iter(range(1000))
+    monkeypatch.setattr(engine, "told_to_end", lambda: next(steps) == 5)
+    rows = [prompt(trainer)] * 8
+    with pytest.raises(Ended):
+        engine.generate(rows, sampling(trainer, ignore_eos=True), use_tqdm=False)
+    assert next(steps) == 6
+    assert not engine.llm_engine.has_unfinished_requests()
+    outputs = engine.generate(rows, sampling(trainer, ignore_eos=True), use_tqdm=False)
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [16] * 8
+
+
+LONG = SHORT | {
+    "conversation": {"maxCompletionTokens": 100},
+    "maxSteps": 4,
+    "promptsPerStep": 12,
+    "microBatchSize": 12,
+    "saveSteps": 1000,
+}
+"""A pass is one sampling step of 48 long completions, learnt from in two updates."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_told_to_end_while_it_samples_it_goes_on_as_if_it_had_not_been(
+    vllm_model, tiny_rows, tmp_path, size
+):
+    section = LONG | {"rollout": {"engine": "vllm", "tensorParallelSize": size}}
+    section["resources"] = {"nodes": size, "gpusPerNode": 0}
+
+    def attempt(given, result):
+        return start(given, result, command=(*TORCHRUN, f"--nproc-per-node={size}"))
+
+    whole = order("grpo", tmp_path / "whole", vllm_model, tiny_rows, **section)
+    assert attempt(whole, tmp_path / "whole.json").wait(timeout=300) == 0
+    given = order("grpo", tmp_path / "runs", vllm_model, tiny_rows, **section)
+    process = attempt(given, tmp_path / "result.json")
+    wait_for_update(given, process, 2)
+    time.sleep(0.3)
+    process.terminate()
+    assert process.wait(timeout=60) != 0
+    error = read_result(tmp_path / "result.json").error
+    assert error.message == "was told to end; saved at update 2"
+    assert sorted(losses(given)) == [1, 2]
+    assert attempt(again(given), tmp_path / "second.json").wait(timeout=300) == 0
+    assert losses(given) == losses(whole)
+
+
 def test_completions_of_another_distribution_are_left_out(vllm_model, tiny_rows, tmp_path):
     """The bound is below what the tokens that are never sampled make of it: nearly all are out."""
     rollout = {"engine": "vllm", "maxMismatch": 0.005, "onMismatch": "mask"}
@@ -284,8 +336,7 @@ def test_two_processes_share_one_engine(vllm_model, tiny_rows, tmp_path):
         "maxSteps": 4,
     }
     given = order("grpo", tmp_path / "runs", vllm_model, tiny_rows, **section)
-    command = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     result = tmp_path / "result.json"
-    assert start(given, result, command=command).wait(timeout=300) == 0
+    assert start(given, result, command=(*TORCHRUN, "--nproc-per-node=2")).wait(timeout=300) == 0
     assert 0 < read_result(result).metrics["sampler_logp_diff_mean"] < 0.015
     assert versions(given)[4] == (4, 2)

@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+import requests
 import torch
 from stage_attempts import here
 from vllm_model import NEEDS_VLLM, vllm_model
@@ -15,7 +19,10 @@ from coldstart.files import json_lines
 from coldstart.layout import output
 from coldstart.spec import GRPO
 from coldstart.stage import StageOrder
+from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
+from coldstart_trainer.rollout.settings import EXTENSION
+from coldstart_trainer.rollout.weights import PROBED
 
 __all__ = ["vllm_model"]
 
@@ -36,7 +43,7 @@ def url(vllm_model, conversation, tmp_path_factory):
     command += ["--model", str(vllm_model), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-model-len", "256", "--logprobs-mode", "processed_logprobs"]
     command += ["--mm-processor-kwargs", json.dumps(pixels), "--enable-scale-out"]
-    command += ["--dtype", "float32", "--enforce-eager"]
+    command += ["--dtype", "float32", "--enforce-eager", "--worker-extension-cls", EXTENSION]
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -72,7 +79,7 @@ def generation(url, vllm_model, processor, conversation, monkeypatch):
         "rewards": [{"name": "format"}],
         "rollout": {"engine": "vllm", "mode": "server", "serverUrl": url},
     }
-    return Generation(
+    made = Generation(
         model=model.load_model(vllm_model, precision="fp32"),
         accelerator=Accelerator(cpu=True),
         processing_class=processor,
@@ -82,6 +89,8 @@ def generation(url, vllm_model, processor, conversation, monkeypatch):
         server_base_url=url,
         max_completion_length=LENGTH,
     )
+    made.version = 0  # it has the weights that it was started with
+    return made
 
 
 def asked(processor, picture):
@@ -99,6 +108,57 @@ def asked(processor, picture):
         return_tensors="pt",
     )
     return image, inputs
+
+
+def test_a_server_whose_weights_are_others_stops_the_stage(generation, processor):
+    """One weight of each trained matrix in turn: no sync is needed for the server to be behind."""
+    tokens = processor.tokenizer.encode("What is the sum?")
+    generation.generate([tokens], None, num_generations=1)
+    (holding,) = generation._held
+    assert len(holding.parts) == PROBED
+    named = dict(generation.model.named_parameters())
+    for part in holding.parts:
+        before = named[part.name].data[part.start, 0].clone()
+        named[part.name].data[part.start, 0] += 1e-3
+        with pytest.raises(StageFailure, match=rf"{part.name} differs at update 0") as caught:
+            generation.generate([tokens], None, num_generations=1)
+        assert caught.value.code is ErrorCode.SAMPLER_MISMATCH
+        named[part.name].data[part.start, 0] = before
+    generation.generate([tokens], None, num_generations=1)
+
+
+def test_a_server_that_got_no_update_stops_the_stage(generation, processor):
+    generation.step = lambda: 1
+    with pytest.raises(StageFailure, match="those of update 0, the trainer is at 1"):
+        generation.generate([[1, 2]], None, num_generations=1)
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_told_to_end_it_gives_up_what_the_server_samples(
+    generation, processor, picture, url, monkeypatch, with_images
+):
+    """Far more than could be sampled in the seconds that pass; the server is idle afterwards."""
+    from coldstart_trainer.termination import TERMINATION
+
+    image, inputs = asked(processor, picture)
+    prompt = inputs["input_ids"][0].tolist()
+    if not with_images:
+        prompt = [token for token in prompt if token != processor.image_token_id]
+    generation.max_completion_length = 200
+    generation.generation_kwargs["min_tokens"] = 200
+    monkeypatch.setattr(TERMINATION, "requested", False)
+    threading.Timer(2, setattr, (TERMINATION, "requested", True)).start()
+    count = 4000
+    began = time.monotonic()
+    _, completions, logps, _ = generation.generate(
+        [prompt] * count, [[image]] * count if with_images else None, num_generations=GROUP
+    )
+    assert time.monotonic() - began < 60
+    assert completions == [[processor.tokenizer.eos_token_id]] * count
+    assert logps == [[[0.0]]] * count
+    page = requests.get(f"{url}/metrics", timeout=10).text
+    running = re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (.*)$", page, re.MULTILINE)
+    assert [float(number) for number in running] == [0.0, 0.0]
 
 
 def test_its_log_probabilities_are_the_trainers(generation, processor, picture):

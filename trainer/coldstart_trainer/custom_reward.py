@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ from coldstart.status import ErrorCode
 from coldstart_trainer import conversation as chat
 from coldstart_trainer import reward_worker
 from coldstart_trainer.reward_worker import Scored
+from coldstart_trainer.termination import TERMINATION
 
 TIMEOUTS, ERRORS = "reward_timeouts_total", "reward_errors_total"
 """What is counted, by its name in the table of metrics."""
 
 _START_SECONDS = 120.0
+_LOOK_SECONDS = 0.5
+"""How often is looked whether the process was told to end."""
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,10 @@ class RewardError(ValueError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.code = ErrorCode.REWARD_INVALID
+
+
+class _GivenUp(Exception):
+    """Nobody needs the scores: what is sampled is not learnt from."""
 
 
 class CustomReward:
@@ -68,7 +77,7 @@ class CustomReward:
     def scores(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
-        """The scores of a batch.
+        """The scores of a batch; none for any completion once the process was told to end.
 
         Raises:
             RewardError: what came back are no scores; or, in the first batch, none came.
@@ -120,6 +129,8 @@ class CustomReward:
             return Scored(raised=f"took longer than timeoutSeconds ({seconds:g})"), TIMEOUTS
         except ProcessExpired as error:
             return Scored(raised=f"ended its process: {error}"), ERRORS
+        except _GivenUp:
+            return Scored(scores=(None,) * count), ""
         assert isinstance(scored, Scored)
         if scored.raised:
             return Scored(raised=f"raised {scored.raised}"), ERRORS
@@ -129,7 +140,14 @@ class CustomReward:
         future = self.pool.schedule(task, args=arguments, timeout=seconds)
         # Pebble's own deadline begins when the worker takes the task. This one covers a worker
         # that never comes up.
-        return future.result(timeout=seconds + _START_SECONDS)
+        end = time.monotonic() + seconds + _START_SECONDS
+        while not wait([future], timeout=_LOOK_SECONDS).done:
+            if TERMINATION.requested:
+                future.cancel()
+                raise _GivenUp
+            if time.monotonic() > end:
+                raise FutureTimeoutError
+        return future.result()
 
     def _count(self, counter: str, message: str) -> None:
         self.counters[counter] += 1

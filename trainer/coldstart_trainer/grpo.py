@@ -40,10 +40,14 @@ class Trainer(MeasuredRollouts, StageTrainer, GroupTrainer, EngineTrainer):
         """Forward passes of each process that one sampling step's completions are learnt in."""
         return schedule.accumulation(self.spec) * self.spec.updates_per_step
 
-    def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
-        made = super()._generate_single_turn(*arguments, **named)
-        self.end_sampling_if_told()
-        return made
+    def training_step(self, *arguments: Any, **named: Any) -> Any:
+        """Forward and backward of a micro-batch, unless the stage is to end before it."""
+        self.end_if_told()
+        return super().training_step(*arguments, **named)
+
+    def between_parts(self) -> None:
+        """Sampling, rewards and log-probabilities may each take minutes."""
+        self.end_if_told()
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         return GroupSampler(
@@ -57,7 +61,9 @@ class Trainer(MeasuredRollouts, StageTrainer, GroupTrainer, EngineTrainer):
 
     def save_more(self, directory: Path) -> None:
         """Keep the completions that later updates of this sampling step learn from."""
-        done = self._step % self.passes_per_step
+        # Not TRL's count of passes, which may have begun the next update.
+        updates = self.state.global_step % self.spec.updates_per_step
+        done = schedule.accumulation(self.spec) * updates
         if done and self._buffered_inputs is not None:
             left = self._buffered_inputs[done:]
             torch.save({"done": done, "batches": left}, self._rollout_file(directory))

@@ -53,16 +53,16 @@ class StageTrainer(Trainer):
         # none of Qwen2.5-VL's names and goes on with a warning (QwenLM/Qwen3-VL#1763).
         pass
 
-    def end_sampling_if_told(self) -> None:
-        """Between two updates, end if any process was told to; every process calls it.
+    def end_if_told(self) -> None:
+        """In the middle of an update, end if any process was told to; every process calls it.
 
-        What was sampled since the last update is given up. The checkpoint is that of the last
-        update to the bit, so the next attempt samples the same again.
+        What was sampled and learnt since the last update is given up. The checkpoint is that of
+        the last update to the bit, so the next attempt does the same again.
 
         Raises:
             Terminated: what the last update left is saved.
         """
-        if not _any_process(TERMINATION.requested):
+        if not any_process(TERMINATION.requested, PartialState().device):
             return
         if self.keeper.rewind(self.state):
             self._save_checkpoint(self.model, trial=None)
@@ -111,7 +111,7 @@ class StageCallback(TrainerCallback):
         """Save and stop if any process was told to end."""
         self.keeper.settle(wait=False)
         self.keeper.take(state)
-        if _any_process(TERMINATION.requested):
+        if any_process(TERMINATION.requested, PartialState().device):
             control.should_save = True
             control.should_training_stop = True
             self.stopped = True
@@ -189,11 +189,10 @@ def total(counters: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(counters, numbers.tolist(), strict=True))
 
 
-def _any_process(flag: bool) -> bool:
-    """Whether it is true in any process; the same answer in all."""
-    state = PartialState()
-    if state.num_processes == 1:
+def any_process(flag: bool, device: torch.device, group: Any = None) -> bool:
+    """Whether it is true in any process of a group, or of all; the same answer in each of them."""
+    if PartialState().num_processes == 1:
         return flag
-    number = torch.tensor(int(flag), device=state.device)
-    torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+    number = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX, group=group)
     return bool(number.item())

@@ -32,8 +32,8 @@ class Scored:
 
 def prepare(name: str, workdir: str) -> None:
     """Import the function `module:function` once, when the worker starts."""
-    # torchrun passes SIGTERM on to the stage's whole process group. The stage ends its update
-    # first, and needs its scores: the worker ends when the stage does.
+    # torchrun passes SIGTERM on to the stage's whole process group. The stage gives up first what
+    # it waits for, in all processes alike: the worker ends when the stage does.
     os.setpgid(0, 0)
     sys.path.insert(0, workdir)
     module, _, function = name.partition(":")

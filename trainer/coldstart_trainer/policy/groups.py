@@ -103,7 +103,9 @@ class GroupTrainer(ScoringTrainer):
             ]
         prompts = _repeated(asked, group)
         ids, completion_ids, _, completions, logprobs, *_ = super()._generate(prompts)
+        self.between_parts()
         rewards = super()._calculate_rewards(rows, prompts, completions, completion_ids)
+        self.between_parts()
         start = self.accelerator.process_index * len(rows)
         return Rollout(
             rows=list(rows),

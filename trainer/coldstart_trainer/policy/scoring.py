@@ -78,24 +78,31 @@ class ScoringTrainer(GRPOTrainer):
         score = self._dense if self.unshared else self._shared
         count = len(input_ids)
         size = batch_size or count
-        made = [
-            score(
-                model,
-                input_ids[start : start + size],
-                attention_mask[start : start + size],
-                logits_to_keep,
-                pixels[start : start + size],
-                compute_entropy=compute_entropy,
-                compute_aux_loss=options.get("compute_aux_loss", False),
+        made = []
+        for start in range(0, count, size):
+            if not torch.is_grad_enabled():
+                self.between_parts()
+            some = slice(start, start + size)
+            made.append(
+                score(
+                    model,
+                    input_ids[some],
+                    attention_mask[some],
+                    logits_to_keep,
+                    pixels[some],
+                    compute_entropy=compute_entropy,
+                    compute_aux_loss=options.get("compute_aux_loss", False),
+                )
             )
-            for start in range(0, count, size)
-        ]
         logps, entropies, losses = zip(*made, strict=True)
         return (
             torch.cat(logps),
             torch.cat(entropies) if compute_entropy else None,
             torch.stack(losses).mean() if options.get("compute_aux_loss") else None,
         )
+
+    def between_parts(self) -> None:
+        """Called by all processes between the parts of a sampling step, of which some are long."""
 
     def check_sharing(self, batch: dict[str, Any]) -> bool:
         """Score one group with and without sharing, and log how far the worst completion is apart.

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from itertools import groupby
+from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +18,29 @@ from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
 
 Tokens = list[int]
+
+
+class Ended(Exception):
+    """Sampling was given up, because the process was told to end."""
+
+
+def unsampled(prompts: Sequence[Tokens], group: int, end: int) -> dict[str, Any]:
+    """Completions of a sampling that was given up, in the form of TRL's client: nothing but ends.
+
+    They let what TRL does after sampling run to where the stage ends.
+
+    Args:
+        prompts: the tokens of each.
+        group: completions of each.
+        end: the token that ends a completion.
+    """
+    count = len(prompts) * group
+    return {
+        "prompt_ids": [list(prompt) for prompt in prompts],
+        "completion_ids": [[end] for _ in range(count)],
+        "logprobs": [[[0.0]] for _ in range(count)],
+        "logprob_token_ids": [[[end]] for _ in range(count)],
+    }
 
 
 def collapsed(tokens: Sequence[int], pad: int) -> Tokens:

@@ -11,6 +11,7 @@ import requests
 
 from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
+from coldstart_trainer.rollout.settings import EXTENSION
 
 FIELD = "spec.grpo.rollout.serverUrl"
 PAUSE = 2.0
@@ -76,11 +77,18 @@ def _require_flags(url: str) -> None:
             "VLLM_SERVER_DEV_MODE=1 in its environment and "
             '--weight-transfer-config \'{"backend": "nccl"}\''
         )
-    mode = answer.json()["vllm_config"]["model_config"]["logprobs_mode"]
+    settings = answer.json()["vllm_config"]
+    mode = settings["model_config"]["logprobs_mode"]
     if mode != "processed_logprobs":
         raise _wrong(
             f"the vLLM server at {url} reports {mode}, which are not those it samples by; "
             "start it with --logprobs-mode processed_logprobs"
+        )
+    if settings["parallel_config"].get("worker_extension_cls") != EXTENSION:
+        raise _wrong(
+            f"the vLLM server at {url} does not tell which weights it has; install "
+            f"coldstart-operator beside vLLM there, and start it with --worker-extension-cls "
+            f"{EXTENSION}"
         )
 
 

@@ -15,6 +15,9 @@ from coldstart.status import ErrorCode
 from coldstart_trainer import model
 from coldstart_trainer.errors import StageFailure
 
+EXTENSION = "coldstart_trainer.rollout.readback.Readback"
+"""What vLLM is to add to its workers, by the name that it imports."""
+
 HOTTEST = 2.0
 """vLLM's bound of the sampling temperature."""
 
@@ -40,6 +43,12 @@ class EngineSettings:
     def forbidden(self) -> frozenset[int]:
         """Tokens that stand for pixels, which no completion may hold."""
         return frozenset(model.image_token_ids(self.processor))
+
+    @property
+    def end(self) -> int:
+        """A token that ends a completion."""
+        token: int = getattr(self.processor, "tokenizer", self.processor).eos_token_id
+        return token
 
     @property
     def pad(self) -> int | None:

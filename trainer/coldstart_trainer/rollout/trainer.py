@@ -12,6 +12,7 @@ from trl.trainer import grpo_trainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from coldstart.metrics import series
+from coldstart_trainer.generators import Generators
 from coldstart_trainer.keeper import Keeper
 from coldstart_trainer.rollout.generation import Generation, replaced
 from coldstart_trainer.rollout.mismatch import mismatched
@@ -75,7 +76,11 @@ class EngineTrainer(GRPOTrainer):
         if any(row.get("images") for row in rows):
             prompts = [prepare_multimodal_messages(row["prompt"], row["images"]) for row in rows]
         tokens, images, _ = super()._tokenize_prompts(prompts)
+        # A colocated engine draws from the process's own generators, which a resumed attempt has
+        # just restored.
+        before = Generators.taken()
         self.vllm_generation.count_tokens(tokens, images)
+        before.restore()
         self._tokens_counted = True
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
