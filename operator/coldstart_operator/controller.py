@@ -30,9 +30,16 @@ from coldstart_operator.cluster import RUNS, ApiError, Cluster, owner_uid
 from coldstart_operator.health import Health
 from coldstart_operator.inspection import Inspector
 from coldstart_operator.jobs import Jobs
-from coldstart_operator.metrics import MISSED, RECONCILE_SECONDS, count_runs
+from coldstart_operator.metrics import (
+    MISSED,
+    RECONCILE_SECONDS,
+    count_runs,
+    tell,
+    tell_silences,
+)
 from coldstart_operator.reconcile import Reconciler
 from coldstart_operator.recorder import Recorder
+from coldstart_operator.run_metrics import RunSeries, Told
 from coldstart_operator.settings import Settings
 from coldstart_operator.sight import LABEL, Observer
 from coldstart_operator.work import WorkQueue
@@ -56,6 +63,7 @@ class RunMark(NamedTuple):
     ended: bool
     expires: bool
     """Whether it is to be deleted some time after its end."""
+    told: Told = Told()
 
     @classmethod
     def of(cls, document: Json) -> Self:
@@ -65,7 +73,8 @@ class RunMark(NamedTuple):
             for type_ in ("Succeeded", "Failed")
         )
         expires = documents.value(document, "spec", "ttlSecondsAfterFinished") is not None
-        return cls(documents.text(document, "status", "phase") or "Pending", ended, expires)
+        phase = documents.text(document, "status", "phase") or "Pending"
+        return cls(phase, ended, expires, Told.of(document))
 
 
 class ChildMark(NamedTuple):
@@ -167,13 +176,14 @@ class Controller:
             wake=self.queue.add,
         )
         self._tasks: list[asyncio.Task[None]] = []
-        self._uncount: Callable[[], None] = lambda: None
+        self._untell: list[Callable[[], None]] = []
 
     async def start(self) -> None:
         """Read what there is, then start to work on it; waits for the API server to answer.
 
         Returns when each run has been looked at once, or when that takes long.
         """
+        self._untell.append(tell_silences(self.health.silences))
         while True:
             try:
                 await self.resync()
@@ -187,7 +197,11 @@ class Controller:
             if mark.ended and (mark.expires or self._has_live_children(key)):
                 self.queue.add(key)
         logger.info("found %d runs, of which %d want a look", len(self.runs), self.queue.depth)
-        self._uncount = count_runs(lambda: (mark.phase for _, mark in self.runs.marks()))
+        marks = self.runs.marks
+        self._untell += (
+            count_runs(lambda: (mark.phase for _, mark in marks())),
+            tell(RunSeries(lambda: ((key, mark.phase, mark.told) for key, mark in marks()))),
+        )
         self.queue.start(self.settings.workers)
         self.inspector.queue.start(self.settings.lookers)
         self.recorder.start()
@@ -200,8 +214,8 @@ class Controller:
 
     async def stop(self) -> None:
         """End all work, in the middle of it; nothing is lost by that."""
-        self._uncount()
-        self._uncount = lambda: None
+        while self._untell:
+            self._untell.pop()()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -36,6 +36,12 @@ _NODE_REASONS = frozenset({"NodeNotReady", "TaintManagerEviction", "NodeLost"})
 _CREATION = frozenset({"FailedCreate", "FailedCreatePod", "FailedCreateService"})
 
 
+_SUBJECTS = frozenset(
+    {*(subject for _, subject in _CAUSES), "image pull", "node lost", "queued", "suspended"}
+)
+"""What a line may begin with."""
+
+
 def waiting_reason(
     child: dict[str, Any], pods: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]
 ) -> str:
@@ -50,6 +56,16 @@ def waiting_reason(
     about.sort(key=_seen, reverse=True)
     found = _reasons(child, pods, about)
     return documents.line(next(found, ""))
+
+
+def cause(line: str) -> str:
+    """What a line of `waiting_reason`, or a refusal of the API server, is about.
+
+    Returns:
+        A word or a few of a closed list; empty if none fits.
+    """
+    head = line.partition(":")[0]
+    return head if head in _SUBJECTS else _cause(line)
 
 
 def _reasons(

@@ -42,6 +42,12 @@ class Health:
         """An object is no longer there: nothing has to be told of it."""
         self._expected.pop((kind, key), None)
 
+    def silences(self) -> dict[str, float]:
+        """For how many seconds what must come has not: an answer, a change, a worker's end."""
+        now = monotonic()
+        oldest = min((since for _, since in self._expected.values()), default=now)
+        return {"api_server": now - self.heard(), "watch": now - oldest, "worker": self.busy()}
+
     def problems(self) -> list[str]:
         """What is wrong, in sentences; empty if nothing is."""
         found, now = [], monotonic()

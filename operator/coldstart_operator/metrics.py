@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from coldstart.status import RunStatus, StageState, StageStatus
+from coldstart.spec import Stage
+from coldstart.status import ErrorCode, RunStatus, StageState, StageStatus
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series, and nobody reads them
 
 REGISTRY = CollectorRegistry()
 """Everything that this process tells."""
@@ -93,6 +102,18 @@ MISSED = Counter(
     registry=REGISTRY,
 )
 
+# A counter that is first seen at 1 has not grown as far as Prometheus can tell.
+for _stage in Stage:
+    ATTEMPTS.labels(_stage.value)
+    for _result in ("succeeded", "failed"):
+        STAGE_SECONDS.labels(_stage.value, _result)
+    for _use in ("useful", "wasted"):
+        GPU_SECONDS.labels(_stage.value, _use)
+    for _code in ErrorCode:
+        FAILURES.labels(_stage.value, _code.value)
+for _verdict in ("allowed", "denied", "malformed"):
+    ADMISSIONS.labels(_verdict)
+
 
 class _Runs(Collector):
     """How many runs are in which phase, counted when Prometheus asks."""
@@ -107,13 +128,48 @@ class _Runs(Collector):
         yield family
 
 
+class _Silences(Collector):
+    """For how long the operator has not heard, asked of `Health` when Prometheus asks."""
+
+    def __init__(self, silences: Callable[[], Mapping[str, float]]) -> None:
+        self.silences = silences
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "coldstart_operator_silence_seconds",
+            "For how long the API server has not answered, the watch streams have not told of a "
+            "change that is known, or a worker has been at one run; /healthz goes by the same.",
+            labels=("source",),
+        )
+        for source, seconds in self.silences().items():
+            family.add_metric([source], seconds)
+        yield family
+
+
 def count_runs(phases: Callable[[], Iterable[str]]) -> Callable[[], None]:
     """Tell the phases of all runs from here on.
 
     Returns:
         What ends it.
     """
-    collector = _Runs(phases)
+    return tell(_Runs(phases))
+
+
+def tell_silences(silences: Callable[[], Mapping[str, float]]) -> Callable[[], None]:
+    """Tell for how long what must come has not, from here on.
+
+    Returns:
+        What ends it.
+    """
+    return tell(_Silences(silences))
+
+
+def tell(collector: Collector) -> Callable[[], None]:
+    """Ask a collector whenever Prometheus asks.
+
+    Returns:
+        What ends it.
+    """
     REGISTRY.register(collector)
     return lambda: REGISTRY.unregister(collector)
 

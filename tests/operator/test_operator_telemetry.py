@@ -108,6 +108,15 @@ def test_health_sees_an_api_server_that_is_silent_and_a_worker_that_hangs(clock)
     assert "at one run for 181 s" in busy
 
 
+def test_health_tells_how_long_it_has_waited(clock):
+    health = Health(limit=180, heard=lambda: 990.0, busy=lambda: 3.0)
+    assert health.silences() == {"api_server": 10, "watch": 0, "worker": 3}
+    health.expect(*RUN, 5)
+    clock[0] += 7
+    health.expect("reasoningruns", Key("ml", "s"), 6)
+    assert health.silences() == {"api_server": 17, "watch": 7, "worker": 3}
+
+
 def test_a_silent_stream_of_the_jobs_makes_health_red(tmp_path):
     options = ("--unhealthy-after", "1", "--resync", "0.5")
     with (
@@ -270,6 +279,12 @@ TOLD = {
     "watch_events": "counter",
     "missed_changes": "counter",
     "admissions": "counter",
+    "silence_seconds": "gauge",
+    "run_info": "gauge",
+    "run_finished_timestamp_seconds": "gauge",
+    "run_stage_attempts": "gauge",
+    "run_stage_seconds": "gauge",
+    "run_gpu_seconds": "gauge",
 }
 
 
@@ -283,7 +298,16 @@ def test_everything_that_is_promised_is_told(tmp_path):
             for family in text_string_to_metric_families(metrics.exposition().decode())
         }
     assert {name: families[PREFIX + name].type for name in TOLD} == TOLD
+    (info,) = families[PREFIX + "run_info"].samples
     assert all(families[PREFIX + name].documentation for name in TOLD)
+    assert info.labels == {
+        "run_namespace": "default",
+        "run": "r",
+        "stage": "sft",
+        "phase": "Failed",
+        "reason": "Internal",
+    }
+    assert {name for name in families if name.startswith(PREFIX)} == {PREFIX + n for n in TOLD}
     assert value("watch_events_total", resource="pytorchjobs") > before
     assert "process_resident_memory_bytes" in families
 
