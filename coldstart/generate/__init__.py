@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from coldstart.generate.alerts import alerts_page, operator_rules, training_rules
 from coldstart.generate.crd import crd_manifest
 from coldstart.generate.memory import memory_page
 from coldstart.generate.reference import metrics_page, run_page
@@ -13,5 +14,8 @@ FILES: Mapping[str, Callable[[], str]] = {
     "docs/reference/run.md": run_page,
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/memory.md": memory_page,
+    "docs/runbooks/README.md": alerts_page,
+    "charts/coldstart/rules/training.yaml": training_rules,
+    "charts/coldstart/rules/operator.yaml": operator_rules,
 }
 """Each generated file, relative to the repository, and what makes its text."""
