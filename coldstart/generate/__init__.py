@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from coldstart.generate.alerts import alerts_page, operator_rules, training_rules
 from coldstart.generate.crd import crd_manifest
+from coldstart.generate.dashboards import runs_dashboard, training_dashboard
 from coldstart.generate.memory import memory_page
 from coldstart.generate.reference import metrics_page, run_page
 
@@ -17,5 +18,7 @@ FILES: Mapping[str, Callable[[], str]] = {
     "docs/runbooks/README.md": alerts_page,
     "charts/coldstart/rules/training.yaml": training_rules,
     "charts/coldstart/rules/operator.yaml": operator_rules,
+    "charts/coldstart/dashboards/runs.json": runs_dashboard,
+    "charts/coldstart/dashboards/training.json": training_dashboard,
 }
 """Each generated file, relative to the repository, and what makes its text."""

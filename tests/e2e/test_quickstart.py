@@ -1,15 +1,19 @@
 """The quickstart as a user runs it, its ablation arms, and what a broken reward leaves of it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from prometheus import free_port, prometheus, put_in, queries
 from quickstart_build import EXAMPLE
 
+from coldstart.metrics import PREFIX, TABLE
 from coldstart.runfile import load
 
 LEAST_GAIN = 0.10
@@ -36,7 +40,19 @@ def kinds(folder: Path, checkpoint: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def folder(quickstart_build, tmp_path_factory) -> Path:
+def scraping(tmp_path_factory):
+    """The port that the run serves its numbers on, and the Prometheus that reads it, if any."""
+    port = free_port()
+    if not shutil.which("prometheus"):
+        yield port, None
+        return
+    place = tmp_path_factory.mktemp("prometheus")
+    with prometheus(place, ("quickstart", [port], {}), every="2s") as server:
+        yield port, server
+
+
+@pytest.fixture(scope="module")
+def folder(quickstart_build, scraping, tmp_path_factory) -> Path:
     """A copy of the example, made ready, its run finished."""
     folder = tmp_path_factory.mktemp("quickstart")
     for path in EXAMPLE.iterdir():
@@ -44,7 +60,7 @@ def folder(quickstart_build, tmp_path_factory) -> Path:
             shutil.copy(path, folder)
     shutil.copytree(quickstart_build, folder / "build")
     command(sys.executable, "prepare.py", cwd=folder)  # finds it complete
-    coldstart("run", "run.yaml", cwd=folder)
+    coldstart("run", "run.yaml", "--metrics-port", str(scraping[0]), cwd=folder)
     return folder
 
 
@@ -65,6 +81,28 @@ def test_the_report_says_what_the_gain_is_made_of(folder):
     report = (folder / "runs/quickstart/report.html").read_text()
     assert "reasons" in report
     assert "guesses" in report
+
+
+def surely_told(query: str) -> bool:
+    """Whether every run of SFT, GRPO and evaluation has what a query asks for."""
+    names = [re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"(\w+)\{", query)]
+    metrics = [TABLE[name.removeprefix(PREFIX)] for name in names]
+    return not any(metric.needs or metric.stages == ("distill",) for metric in metrics)
+
+
+@pytest.mark.slow
+def test_a_dashboard_would_have_shown_it(folder, scraping):
+    _, server = scraping
+    if server is None:
+        pytest.skip("prometheus is not installed")
+    status = json.loads((folder / "runs/quickstart/status.json").read_text())["status"]
+    began, ended = (
+        datetime.fromisoformat(status[key]).timestamp() for key in ("startedAt", "finishedAt")
+    )
+    asked = [(title, query) for title, query in queries("training") if surely_told(query)]
+    assert len(asked) > 30
+    silent = [title for title, query in asked if not server.told(put_in(query), began, ended)]
+    assert silent == []
 
 
 @pytest.mark.slow
