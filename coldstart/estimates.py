@@ -1,4 +1,4 @@
-"""The parts of a result that need more than counting: intervals, breakdown, repeats, We-Math's own.
+"""The parts of a result that need more than counting: intervals, breakdown, repeats, reflection.
 
 They come from graded responses; nothing is read or graded here, but that a majority vote asks the
 grader which answers are equal.
@@ -6,18 +6,23 @@ grader which answers are equal.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
+from coldstart.association import phi, phi_interval
 from coldstart.benchmarks.wemath import Rule, composites, dimensions
 from coldstart.grading import Grader, Outcome, case
 from coldstart.intervals import Interval, cluster_bootstrap, wilson
+from coldstart.lexicon import Lexicon, WordList
+from coldstart.reflection import Counts, counted
 from coldstart.repeats import budgets, majority, pass_at_k
 from coldstart.results import (
+    Correlation,
     Estimate,
     FourDimensions,
     GroupResult,
+    Reflection,
     Repeats,
     Sample,
     WeMath,
@@ -96,6 +101,65 @@ def wemath(samples: Sequence[Sample]) -> WeMath | None:
         )
 
     return WeMath(strict=shares("strict"), loose=shares("loose"), composites=len(whole), torn=torn)
+
+
+def reflection(samples: Sequence[Sample], words: WordList) -> Reflection:
+    """How often responses reflect, and whether that goes with being right."""
+    lexicon = Lexicon(words.entries)
+    found = [lexicon.found(sample.response) for sample in samples]
+    judged: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    for sample, each in zip(samples, found, strict=True):
+        judged[sample.unit_of_evidence].append((bool(each), sample.correct))
+    counts = counted(pair for pairs in judged.values() for pair in pairs)
+    units = [counted(pairs) for pairs in judged.values()]
+    responses = Counter(word for each in found for word in each)
+    ratios = {name: _reflection_ratio(name, counts, units) for name in counts.fractions()}
+    return Reflection.model_validate(
+        {
+            "word_list": words.name,
+            "reflecting": counts.reflecting,
+            "reflecting_correct": counts.reflecting_correct,
+            "correlation": _correlation(counts, units),
+            "words": {word: responses[word] for word in words.entries},
+            **ratios,
+        }
+    )
+
+
+def _reflection_ratio(name: str, counts: Counts, units: Sequence[Counts]) -> Estimate | None:
+    part, whole = counts.fractions()[name]
+    if not whole:
+        return None
+    alone = len(units) == counts.responses
+    interval = wilson(part, whole) if alone else _bootstrap(_values(name, units), _RESAMPLES)
+    return Estimate(value=part / whole, low=interval.low, high=interval.high)
+
+
+def _values(name: str, units: Sequence[Counts]) -> Iterator[tuple[str, float]]:
+    """A ratio's responses, each as 1 or 0, under the number of its unit."""
+    for number, unit in enumerate(units):
+        part, whole = unit.fractions()[name]
+        yield from ((str(number), float(place < part)) for place in range(whole))
+
+
+def _correlation(counts: Counts, units: Sequence[Counts]) -> Correlation:
+    value = phi(counts.table)
+    if value is None:
+        return Correlation(missing=_one_sided(counts))
+    interval = phi_interval([unit.table for unit in units], seed=0)
+    if interval is None:
+        return Correlation(value=value, missing="too few responses of one sort for an interval")
+    return Correlation(value=value, low=interval.low, high=interval.high)
+
+
+def _one_sided(counts: Counts) -> str:
+    sides = {
+        "no response reflects": counts.reflecting == 0,
+        "every response reflects": counts.reflecting == counts.responses,
+        "no response is right": counts.correct == 0,
+        "every response is right": counts.correct == counts.responses,
+    }
+    return next(reason for reason, holds in sides.items() if holds)
 
 
 def _group(samples: Sequence[Sample]) -> GroupResult:

@@ -120,8 +120,6 @@ class Evaluation(ModelSpec):
     """The model of the matcher `judge`; with `rule`, it is there for `coldstart regrade`."""
     response_kinds: Annotated[tuple[ResponseKind, ...], Field(max_length=20)] = ()
     """Classes of responses that the report counts apart, to show what a gain is made of."""
-    reflection_words: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
-    """Words that mark reflection, matched whole; absent: the MAYE list (arXiv 2504.02587)."""
 
     @field_validator("benchmarks")
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final, TypeVar
@@ -97,9 +97,14 @@ def cluster_bootstrap(
     extreme = {float(value) for values in clusters.values() for value in values}
     if extreme in ({0.0}, {1.0}):
         return wilson(len(clusters) if extreme == {1.0} else 0, len(clusters), confidence)
-    means = sorted(_resampled_means(clusters, random.Random(seed), resamples))  # noqa: S311
-    tail = (1 - confidence) / 2
-    return Interval(_percentile(means, tail), _percentile(means, 1 - tail))
+    means = _resampled_means(clusters, random.Random(seed), resamples)  # noqa: S311
+    return percentile_interval(means, confidence)
+
+
+def percentile_interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
+    """What lies in the middle of resampled values; there is one at least."""
+    ordered, tail = sorted(values), (1 - confidence) / 2
+    return Interval(_percentile(ordered, tail), _percentile(ordered, 1 - tail))
 
 
 def _resampled_means(

@@ -115,9 +115,11 @@ def _reconciled(recorded: ReasoningRun, wanted: ReasoningRun, status: RunStatus)
             f"run {wanted.metadata.name!r} has begun with another spec: {'; '.join(differences)}. "
             "Undo the change, choose another metadata.name, or begin again with --fresh"
         )
-    evaluation = (recorded.spec.evaluation, wanted.spec.evaluation)
-    same_stages = recorded.spec.checkpoint_names == wanted.spec.checkpoint_names
-    if evaluation[1] and (evaluation[0] != evaluation[1] or not same_stages):
+    old, new = recorded.spec, wanted.spec
+    if new.evaluation and any(
+        getattr(old, name) != getattr(new, name)
+        for name in ("evaluation", "reflection", "checkpoint_names")
+    ):
         status = reopened(status, Stage.EVALUATION)
     return reopened(status) if status.finished else status
 

@@ -60,21 +60,56 @@ class Sample(Contract):
         return self.id if self.cluster is None else self.cluster
 
 
-class Reflection(Contract):
-    """How often responses reflect, and whether that goes with being right (recipe: MAYE)."""
+class Estimate(Contract):
+    """A number with its 95 % interval."""
 
-    ratio: float | None = None
-    """Share of responses with a reflection word."""
-    ratio_correct: float | None = None
+    value: float
+    """The number."""
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end."""
+
+
+class Correlation(Contract):
+    """The phi coefficient of two yes-or-no properties of responses, with its 95 % interval."""
+
+    value: float | None = None
+    """From -1 to 1."""
+    low: float | None = None
+    """Lower end."""
+    high: float | None = None
+    """Upper end."""
+    missing: str = ""
+    """Why there is no number, or no interval."""
+
+
+class Reflection(Contract):
+    """How often responses reflect, and whether that goes with being right (recipe: MAYE).
+
+    A ratio of which there is no such response is absent.
+    """
+
+    word_list: Name
+    """The list of words that a response reflects by."""
+    reflecting: int
+    """Responses with a word of the list."""
+    reflecting_correct: int
+    """The right ones among them."""
+    ratio: Estimate | None = None
+    """Share of responses that reflect."""
+    ratio_correct: Estimate | None = None
     """Share of them among the right responses."""
-    ratio_wrong: float | None = None
+    ratio_wrong: Estimate | None = None
     """Share of them among the wrong responses."""
-    accuracy_reflecting: float | None = None
+    accuracy_reflecting: Estimate | None = None
     """Accuracy of the responses that reflect."""
-    accuracy_not_reflecting: float | None = None
+    accuracy_not_reflecting: Estimate | None = None
     """Accuracy of the others."""
-    words: dict[str, int] = {}
-    """Responses with each word."""
+    correlation: Correlation
+    """Of reflecting with being right, over all responses."""
+    words: dict[str, int]
+    """Responses with each word of the list, those with none included."""
 
 
 class KindResult(Contract):
@@ -86,17 +121,6 @@ class KindResult(Contract):
     """Share of right ones among them."""
     n: int
     """How many there are."""
-
-
-class Estimate(Contract):
-    """A number with its 95 % interval."""
-
-    value: float
-    """The number."""
-    low: float
-    """Lower end."""
-    high: float
-    """Upper end."""
 
 
 class GroupResult(Contract):

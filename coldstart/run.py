@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from coldstart.distill import Distill
 from coldstart.evaluation import Evaluation
+from coldstart.lexicon import WordList
 from coldstart.schema import Contract, Name, Open, RunName
 from coldstart.spec import GRPO, SFT, Conversation, From, Model, Stage, StageSpec, Storage
 from coldstart.status import RunStatus
@@ -100,6 +101,8 @@ class RunSpec(Contract):
     """Reinforcement learning; absent: none."""
     evaluation: Evaluation | None = None
     """Scoring; absent: none."""
+    reflection: WordList = WordList()
+    """The words that mark reflection in responses."""
     data_checks: DataChecks = DataChecks()
     """What becomes of equal rows in and between the data sets."""
     backend: Literal["Auto", "PyTorchJob", "Job"] = "Auto"

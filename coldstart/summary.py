@@ -19,15 +19,15 @@ from pydantic import Field, JsonValue, ValidationError
 
 from coldstart import grading, layout
 from coldstart.documents import read_document
-from coldstart.estimates import accuracy_interval, breakdown, repeats, wemath
+from coldstart.estimates import accuracy_interval, breakdown, reflection, repeats, wemath
 from coldstart.evaluation import Evaluation, JudgeModel, ResponseKind
 from coldstart.files import json_lines, write_atomic
 from coldstart.grading import Case, Grader
 from coldstart.grading import case as graded_case
 from coldstart.judging import Judge, judge_factory
-from coldstart.reflection import MAYE_WORDS, reflection
-from coldstart.results import BenchmarkResult, KindResult, Reflection, Sample
-from coldstart.run import ReasoningRun
+from coldstart.lexicon import MAYE_LIST, WordList
+from coldstart.results import BenchmarkResult, KindResult, Sample
+from coldstart.run import ReasoningRun, RunSpec
 from coldstart.schema import Contract, Digest, Name, Positive, problems
 
 ORIGIN = "origin.json"
@@ -111,7 +111,7 @@ def summarise(
     origin: Origin,
     *,
     kinds: Sequence[ResponseKind] = (),
-    reflection_words: Sequence[str] = (),
+    words: WordList = MAYE_LIST,
     grader: Grader | None = None,
     judge: Judge | None = None,
 ) -> BenchmarkResult:
@@ -125,12 +125,12 @@ def summarise(
         samples: the responses; there is one at least.
         origin: what they are responses of.
         kinds: classes of responses that are counted apart; a response is of the first that fits.
-        reflection_words: words that mark reflection; the MAYE list if there are none.
+        words: what marks reflection.
         grader: what finds answers equal for the majority vote; without one there is no vote.
         judge: what has graded them, if it was not the rule matcher.
 
     Raises:
-        ValueError: there are no samples, or the words are no usable list.
+        ValueError: there are no samples.
     """
     if not samples:
         raise ValueError(f"{origin.checkpoint} on {origin.benchmark}: there are no responses")
@@ -152,7 +152,7 @@ def summarise(
         truncated_share=fmean(sample.truncated for sample in samples),
         mean_tokens=fmean(sample.tokens for sample in samples),
         outcomes=dict(Counter(sample.outcome for sample in samples).most_common()),
-        reflection=_reflection(samples, reflection_words or MAYE_WORDS),
+        reflection=reflection(samples, words),
         kinds=_kinds(samples, kinds),
         decoding=origin.decoding,
         dropped=origin.dropped,
@@ -210,7 +210,7 @@ def regrade(
     directory: Path,
     *,
     kinds: Sequence[ResponseKind] = (),
-    reflection_words: Sequence[str] = (),
+    words: WordList = MAYE_LIST,
     grader: Grader | None = None,
     judge: Judge | None = None,
 ) -> Regraded:
@@ -236,7 +236,7 @@ def regrade(
             anew,
             origin,
             kinds=kinds,
-            reflection_words=reflection_words,
+            words=words,
             grader=rules,
             judge=judge,
         )
@@ -261,7 +261,7 @@ def regrade_run(
         ValueError: the run has no evaluation, or nothing is evaluated yet.
     """
     where = layout.RunLayout(root)
-    evaluation = _evaluation(where)
+    spec, evaluation = _specs(where)
     directories = [
         where.benchmark(checkpoint, benchmark.name)
         for checkpoint in ("base", "sft", "grpo")
@@ -278,7 +278,7 @@ def regrade_run(
             regrade(
                 directory,
                 kinds=evaluation.response_kinds,
-                reflection_words=evaluation.reflection_words,
+                words=spec.reflection,
                 grader=grader,
                 judge=judges(directory) if judges else None,
             )
@@ -292,29 +292,17 @@ def write_result(directory: Path, result: BenchmarkResult) -> None:
     write_atomic(layout.results(directory), data)
 
 
-def _evaluation(where: layout.RunLayout) -> Evaluation:
+def _specs(where: layout.RunLayout) -> tuple[RunSpec, Evaluation]:
     run = read_document(where.status, ReasoningRun)
     if run is None:
         raise ValueError(f"{where.root}: is no run: it holds no {where.status.name}")
     if run.spec.evaluation is None:
         raise ValueError(f"{where.root}: the run has no evaluation")
-    return run.spec.evaluation
+    return run.spec, run.spec.evaluation
 
 
 def _accuracy(samples: Sequence[Sample]) -> float:
     return fmean(sample.correct for sample in samples)
-
-
-def _reflection(samples: Sequence[Sample], words: Sequence[str]) -> Reflection:
-    found = reflection(((sample.response, sample.correct) for sample in samples), words)
-    return Reflection(
-        ratio=found.reflection_ratio,
-        ratio_correct=found.reflection_ratio_correct,
-        ratio_wrong=found.reflection_ratio_incorrect,
-        accuracy_reflecting=found.accuracy_reflecting,
-        accuracy_not_reflecting=found.accuracy_not_reflecting,
-        words=found.word_responses,
-    )
 
 
 def _kinds(samples: Sequence[Sample], kinds: Sequence[ResponseKind]) -> Mapping[str, KindResult]:

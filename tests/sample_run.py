@@ -12,12 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from coldstart import layout
+from coldstart.estimates import reflection
 from coldstart.files import append_json_line
 from coldstart.intervals import wilson
 from coldstart.layout import RunLayout
+from coldstart.lexicon import MAYE_LIST
 from coldstart.metrics import Progress
-from coldstart.reflection import reflection
-from coldstart.results import BenchmarkResult, KindResult, Reflection, Sample
+from coldstart.results import BenchmarkResult, KindResult, Sample
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
 from coldstart.stage import CheckpointManifest
@@ -328,7 +329,6 @@ def summed(checkpoint: str, benchmark: str, answered: list[Sample]) -> Benchmark
     n = len(answered)
     right = sum(sample.correct for sample in answered)
     bounds = wilson(right, n)
-    words = reflection((sample.response, sample.correct) for sample in answered)
     groups = {
         "reasons": [s for s in answered if "+" in s.response],
         "guesses": [s for s in answered if "looks like" in s.response],
@@ -346,14 +346,7 @@ def summed(checkpoint: str, benchmark: str, answered: list[Sample]) -> Benchmark
         truncated_share=sum(s.truncated for s in answered) / n,
         mean_tokens=sum(s.tokens for s in answered) / n,
         outcomes=dict(Counter(sample.outcome for sample in answered)),
-        reflection=Reflection(
-            ratio=words.reflection_ratio,
-            ratio_correct=words.reflection_ratio_correct,
-            ratio_wrong=words.reflection_ratio_incorrect,
-            accuracy_reflecting=words.accuracy_reflecting,
-            accuracy_not_reflecting=words.accuracy_not_reflecting,
-            words=words.word_responses,
-        ),
+        reflection=reflection(answered, MAYE_LIST),
         kinds={
             name: KindResult(
                 share=len(group) / n,

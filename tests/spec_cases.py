@@ -144,6 +144,13 @@ CASES = (
     Case("a data check is no other word", False, {"dataChecks.leakage": "stop"}),
     Case("a data check is no boolean", False, {"dataChecks.duplicates": False}),
     Case("no such data check", False, {"dataChecks.near": "warn"}),
+    # reflection
+    Case("words by a name of their own", True, {"reflection": {"name": "own", "words": ["wait"]}}),
+    Case("the known words by name", True, {"reflection": {"name": "maye"}}),
+    Case("words by the name of a known list", False, {"reflection": {"words": ["wait"]}}),
+    Case("a list that nobody knows", False, {"reflection": {"name": "own"}}),
+    Case("a list of no words", False, {"reflection": {"name": "own", "words": []}}),
+    Case("a very long word", False, {"reflection": {"name": "own", "words": ["a" * 101]}}),
     # presets
     Case("preset alone", True, PRESET),
     Case("preset with another data set", True, {**PRESET, "sft.dataset": DATASET}),
@@ -358,6 +365,8 @@ PYDANTIC_ONLY = (
         False,
         {"evaluation.responseKinds": [{"name": "k", "pattern": "("}]},
     ),
+    Case("a word twice", False, {"reflection": {"name": "own", "words": ["wait", "Wait"]}}),
+    Case("no word", False, {"reflection": {"name": "own", "words": ["..."]}}),
 )
 """Wrong, but the API server takes them; the operator answers with `Accepted=False`."""
 

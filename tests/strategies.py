@@ -74,6 +74,9 @@ _SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "gpuMemory": st.sampled_from(["80Gi", "79.6Gi", "141G", "24576Mi"]),
     "freeze": st.lists(st.sampled_from(["vision", "aligner", "language"]), unique=True, max_size=2),
     "trainerArgs": st.dictionaries(_options, _json, max_size=3),
+    "reflection": st.sampled_from(
+        [{}, {"name": "maye"}, {"name": "own", "words": ["wait", "that's wrong", "等等"]}]
+    ),
     "pattern": st.sampled_from(["a+", r"\bwait\b", "(?i)hmm", "[^<]*", "Ω|ä"]),
 }
 """Fields of which the schema does not say enough, by name."""

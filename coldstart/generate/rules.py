@@ -5,6 +5,7 @@ file says, else its preset, else the default. Left to the operator, which valida
 themselves and answers with the condition `Accepted=False`:
 
 - `evaluation.responseKinds[].pattern` compiles: CEL's regular expressions are not Python's;
+- `reflection.words` holds no word twice, and each can be found: CEL folds the case of ASCII alone;
 - how deep is nested what is passed on as it is: no schema can say it.
 """
 
@@ -21,6 +22,7 @@ from coldstart.benchmarks import NAMES
 from coldstart.dataset import Columns
 from coldstart.evaluation import Benchmark
 from coldstart.generate.structural import Path
+from coldstart.lexicon import LISTS
 from coldstart.run import RunSpec
 from coldstart.spec import From, Part, Stage
 
@@ -73,6 +75,7 @@ def spec_rules() -> list[Rule]:
         *_rollout(),
         *(rule for stage in ("sft", "grpo") for rule in _gate(stage)),
         _checkpoints(),
+        *_words(),
         _rule(
             "!has(self.evaluation) || !has(self.evaluation.matcher) || "
             "self.evaluation.matcher != 'judge' || has(self.evaluation.judge)",
@@ -353,6 +356,23 @@ def _gate(stage: str) -> Iterator[Rule]:
         f"{needless} || {own} || {value(stage, 'heldOut')} > 0.0",
         "gate has a threshold on the probe, but heldOut is 0: set heldOut or probe.dataset",
         f"{stage}.gate",
+    )
+
+
+def _words() -> Iterator[Rule]:
+    given = (
+        "(has(self.reflection) && has(self.reflection.words) && size(self.reflection.words) > 0)"
+    )
+    known = f"({value('reflection', 'name')} in {list(LISTS)})"
+    yield _rule(
+        f"!{given} || !{known}",
+        "words is given, but name is that of a known list: give the list another name",
+        "reflection",
+    )
+    yield _rule(
+        f"{given} || {known}",
+        f"name is that of no known list ({', '.join(LISTS)}), so words is required",
+        "reflection",
     )
 
 

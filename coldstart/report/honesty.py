@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coldstart.benchmarks import published
+from coldstart.lexicon import MAYE
 from coldstart.report.reading import RunRecord
 from coldstart.run import RunSpec
 
@@ -26,7 +27,7 @@ def notes(found: RunRecord) -> list[str]:
         )
         made += _pairs(spec)
         made += _draws(found)
-        made.append(_reflection(spec))
+        made.append(_reflection(found))
         made.append(
             "The sample completions were picked by a hash of their problem's id: nobody chose them."
         )
@@ -71,17 +72,16 @@ def _draws(found: RunRecord) -> list[str]:
     ]
 
 
-def _reflection(spec: RunSpec) -> str:
-    if spec.evaluation is not None and spec.evaluation.reflection_words:
-        return (
-            "Reflection is counted by this run's own list of words "
-            "(spec.evaluation.reflectionWords), not by the paper's. A word is no proof that a "
-            "response reconsiders anything."
-        )
-    return (
-        "Reflection is counted by the MAYE list (arXiv 2504.02587), which is not the paper's list. "
-        "A word is no proof that a response reconsiders anything."
+def _reflection(found: RunRecord) -> str:
+    name = {result.reflection.word_list for result in found.results.values()} - {MAYE}
+    start = (
+        f"Reflection is counted by this run's own list of words ({', '.join(sorted(name))}), "
+        "not by the paper's. "
+        if name
+        else "Reflection is counted by the MAYE list (arXiv 2504.02587), which is not the paper's "
+        "list, and by whole words; MAYE counts parts of words as well, so its figures are others. "
     )
+    return start + "A word is no proof that a response reconsiders anything."
 
 
 def _licences(spec: RunSpec) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from coldstart.files import write_atomic
 from coldstart.metrics import Progress
 from coldstart.report import charts, curves, words
+from coldstart.report.aha import aha
 from coldstart.report.cases import CaseGroup, case_groups
 from coldstart.report.gain import Gain, KindShare, gain, kind_shares
 from coldstart.report.honesty import notes
@@ -84,6 +84,7 @@ def environment() -> Environment:
         "moment": words.moment,
         "span": words.span,
         "p": words.p_value,
+        "coefficient": words.coefficient,
     }
     return made
 
@@ -160,11 +161,7 @@ def _context(found: RunRecord, now: datetime) -> dict[str, Any]:
         "kind_boards": _kind_boards(found),
         "stages": stages,
         "training": [stage for stage in stages if stage.drawings],
-        "reflections": [
-            result for result in found.results.values() if result.reflection.ratio is not None
-        ],
-        "word_list": _word_list(found),
-        "word_counts": _word_counts(found),
+        "aha": aha(found, problems),
         "groups": _groups(found, problems),
         "case_span": [found.label(name) for name in found.complete],
         "libraries": _libraries(stages),
@@ -256,23 +253,6 @@ def _stage_view(found: RunRecord, stage: Stage) -> StageView:
         attempts=tuple(curves.attempts(lines)),
         drawings=drawn,
     )
-
-
-def _word_list(found: RunRecord) -> str:
-    evaluation = found.run.spec.evaluation
-    own = evaluation is not None and evaluation.reflection_words
-    return "this run's own list" if own else "the MAYE list"
-
-
-def _word_counts(found: RunRecord) -> dict[str, list[tuple[str, int]]]:
-    """Responses with each word by checkpoint, over all benchmarks, the most frequent first."""
-    made: dict[str, Counter[str]] = {}
-    for (checkpoint, _), result in found.results.items():
-        made.setdefault(checkpoint, Counter()).update(result.reflection.words)
-    return {
-        name: [(word, count) for word, count in counts.most_common() if count]
-        for name, counts in made.items()
-    }
 
 
 def _libraries(stages: list[StageView]) -> dict[str, dict[str, str]]:

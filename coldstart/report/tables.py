@@ -126,7 +126,7 @@ def _numbers(result: BenchmarkResult) -> tuple[RenderableType, ...]:
         percent(result.boxed_share, 0),
         f"{result.mean_tokens:.1f}",
         percent(result.truncated_share, 0),
-        percent(result.reflection.ratio),
+        percent(result.reflection.reflecting / result.n),
     )
 
 

@@ -28,6 +28,15 @@ def points(difference: float) -> str:
     return f"{sign}{value} pts"
 
 
+def coefficient(value: float | None) -> str:
+    """A correlation as `+0.12`."""
+    if value is None:
+        return MISSING
+    text = f"{abs(value):.2f}"
+    sign = "" if text == "0.00" else ("+" if value > 0 else MINUS)
+    return f"{sign}{text}"
+
+
 def p_value(p: float) -> str:
     """A p value with as many digits as mean something."""
     return f"< {_SMALLEST_P}" if p < _SMALLEST_P else f"{p:.3f}"

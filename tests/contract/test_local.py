@@ -16,9 +16,9 @@ from coldstart.layout import RunLayout
 from coldstart.local import Interrupted, LocalRun
 from coldstart.order import build_order
 from coldstart.process import end_orphans, log_tail, start
-from coldstart.record import LocalRunError, locked, prepared, read
+from coldstart.record import LocalRunError, locked, prepared, read, save
 from coldstart.spec import Stage
-from coldstart.status import ErrorCode, StageState
+from coldstart.status import ErrorCode, RunStatus, StageState, StageStatus
 
 STAND_IN = Path(__file__).parents[1] / "stand_in_stage.py"
 QUICK_RETRY = {"limit": 2, "backoffSeconds": 0}
@@ -142,6 +142,23 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(bench):
     assert bench.go().holds("Succeeded")
     begun = int(bench.log("sft", 2).split("step")[1])
     assert 0 < begun < 60
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [({}, False), ({"reflection": {"name": "own", "words": ["hmm"]}}, True)],
+)
+def test_other_words_have_only_the_evaluation_done_again(tmp_path, change, again):
+    layout = RunLayout(tmp_path)
+    evaluation = {"benchmarks": [{"dataset": {"name": "d"}}]}
+    done = [
+        StageStatus(name=name, state=StageState.SUCCEEDED) for name in ("sft", "grpo", "evaluation")
+    ]
+    run = make_run(evaluation=evaluation)
+    save(run.model_copy(update={"status": RunStatus(stages=tuple(done))}), layout)
+    found = states(prepared(make_run(evaluation=evaluation, **change), layout, False).status)
+    assert (found["sft"], found["grpo"]) == ("Succeeded", "Succeeded")
+    assert (found["evaluation"] != "Succeeded") == again
 
 
 def test_after_a_kill_of_coldstart_the_orphan_is_ended_and_the_run_goes_on(bench):

@@ -269,12 +269,11 @@ def test_a_page_is_replaced_whole(tmp_path):
             {
                 "evaluation": document()["spec"]["evaluation"]
                 | {
-                    "reflectionWords": ["wait"],
                     "decoding": {"samples": 4},
                     "benchmarks": [{"name": "held-out", "dataset": {"name": "t", "limit": 9}}],
                 }
             },
-            ["this run's own list", "4 responses", "a draw of 9 rows"],
+            ["4 responses", "a draw of 9 rows"],
         ),
         (
             {

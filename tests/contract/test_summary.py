@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
+from coldstart.estimates import reflection
 from coldstart.evaluation import ResponseKind
 from coldstart.grading import Grader
 from coldstart.intervals import wilson
+from coldstart.lexicon import WordList
 from coldstart.results import Sample
 from coldstart.summary import Origin, cases, graded, read_samples, regrade, regrade_run, summarise
 
@@ -97,10 +99,9 @@ def test_a_response_is_of_the_first_kind_that_fits():
 
 def test_reflection_takes_the_words_that_it_is_given():
     samples = [sample("0", response="Wait, 7"), sample("1", "wrong", response="hm, 7")]
-    assert summarise(samples, ORIGIN).reflection.ratio_correct == 1
-    found = summarise(samples, ORIGIN, reflection_words=("hm",)).reflection
-    assert (found.ratio, found.ratio_correct, found.ratio_wrong) == (0.5, 0, 1)
-    assert found.words == {"hm": 1}
+    assert summarise(samples, ORIGIN).reflection.ratio_correct.value == 1
+    words = WordList(name="own", words=("hm",))
+    assert summarise(samples, ORIGIN, words=words).reflection == reflection(samples, words)
 
 
 def test_no_responses_add_up_to_nothing():

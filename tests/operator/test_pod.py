@@ -289,10 +289,9 @@ def test_what_no_cluster_can_carry_out_is_refused(name, spec, message):
 
 
 def test_an_order_that_no_environment_holds_is_refused():
-    words = [f"{i:0>512}" for i in range(300)]
-    run = cluster_run(evaluation={"benchmarks": [{"dataset": DATASET}], "reflectionWords": words})
+    run = cluster_run(podTemplate={"annotations": {"note": "n" * 150_000}})
     with pytest.raises(ValueError, match=r"^spec: takes \d+ bytes"):
-        manifests("Job", run, Stage.EVALUATION)
+        manifests("Job", run)
 
 
 def test_a_formula_in_a_prompt_is_not_taken_for_a_variable():

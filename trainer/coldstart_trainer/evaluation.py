@@ -319,7 +319,7 @@ class _Stage:
             samples,
             store.origin,
             kinds=self.spec.response_kinds,
-            reflection_words=self.spec.reflection_words,
+            words=self.order.spec.reflection,
             grader=self.grader if self.state.is_main_process else None,
             judge=judge,
         )
