@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coldstart.files import json_lines
 from coldstart.layout import output
+from coldstart.lexicon import WordList
 from coldstart.stage import ORDER_ENV, RESULT_ENV, StageOrder, StageResult
 
 CONVERSATION = {
@@ -81,6 +82,14 @@ def workdir(storage):
 def again(given, **changes):
     """The same order for another attempt, or with other values."""
     return given.model_copy(update={"attempt": given.attempt + 1, **changes})
+
+
+def with_words(given, *words):
+    """The same order with words of its own that mark reflection."""
+    reflection = WordList(name="own", words=words)
+    return given.model_copy(
+        update={"spec": given.spec.model_copy(update={"reflection": reflection})}
+    )
 
 
 def here(given, meter=None):

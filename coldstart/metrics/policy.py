@@ -123,6 +123,42 @@ ROWS = (
         source="completions/clipped_ratio",
     ),
     Metric(
+        "reflection_outcomes_total",
+        "counter",
+        "1",
+        "Completions as they were sampled, by whether a word of `spec.reflection` stands in them "
+        "(`reflects`: `yes`, `no`) and what the reward accuracy says (`outcome`: `right`, `wrong`; "
+        "`unknown` without it).",
+        ("grpo",),
+        ("reflects", "outcome"),
+    ),
+    Metric(
+        "reflection_words_total",
+        "counter",
+        "1",
+        "Completions in which a word of `spec.reflection` stands.",
+        ("grpo",),
+        ("word",),
+    ),
+    Metric(
+        "reflection_ratio",
+        "gauge",
+        "ratio",
+        "Share of the completions since the last report that reflect (`among`: `all`; with the "
+        "reward accuracy `right` and `wrong`, where there are such).",
+        ("grpo",),
+        ("among",),
+    ),
+    Metric(
+        "reflection_accuracy_ratio",
+        "gauge",
+        "ratio",
+        "Share of right ones among the completions since the last report that reflect, or do not.",
+        ("grpo",),
+        ("reflects",),
+        needs="the reward accuracy",
+    ),
+    Metric(
         "kl_nats",
         "gauge",
         "nats",

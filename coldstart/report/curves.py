@@ -160,6 +160,17 @@ _PLANS: dict[str, tuple[_Plan, ...]] = {
             ),
             share=True,
         ),
+        _Plan(
+            "Reflecting completions",
+            "share of completions",
+            (
+                _Line("reflection_ratio{all}", "all", "grpo"),
+                _Line("reflection_ratio{right}", "of the right ones", "sft", dashed=True),
+                _Line("reflection_ratio{wrong}", "of the wrong ones", "accent", dashed=True),
+            ),
+            share=True,
+            note="Those with a word of the run's list of reflection words.",
+        ),
         _GRADIENT,
         _RATE,
         _Plan(

@@ -78,6 +78,18 @@ def test_a_single_reward_is_drawn_once():
     assert [series.name for series in charts("grpo", two)[0].series] == ["weighted sum", "accuracy"]
 
 
+def test_reflection_is_drawn_as_far_as_it_is_told():
+    told = {"reflection_ratio{all}": 0.5, "reflection_ratio{wrong}": 1.0, "kl_nats": 0.1}
+    unjudged = {"reflection_ratio{all}": 0.5}
+    drawn = [
+        {chart.title: chart for chart in charts("grpo", lines((1, 1, values), (1, 2, values)))}
+        for values in (told, unjudged)
+    ]
+    names = [[line.name for line in each["Reflecting completions"].series] for each in drawn]
+    assert names == [["all", "of the wrong ones"], ["all"]]
+    assert drawn[0]["Reflecting completions"].ceiling == 1
+
+
 @pytest.mark.parametrize(
     "values",
     [[0.0], [1e-6] * 30, [0.5, 0.5], [-3.0, 7.0], [1e9, 2e9], [i / 999 for i in range(1000)]],

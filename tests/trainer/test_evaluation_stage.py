@@ -11,6 +11,7 @@ import pytest
 import released
 from fake_judge import MODEL, judging
 from PIL import Image
+from stage_attempts import with_words
 
 from coldstart import layout, record
 from coldstart.checkpoint import (
@@ -305,8 +306,11 @@ def test_a_published_benchmark_is_scored_by_its_own_metric_and_goes_on_after_a_k
 
 
 def test_regrading_needs_no_model(run, order, directory, tmp_path):
-    run(order(responseKinds=[{"name": "boxed", "pattern": "boxed"}]))
+    given = order(responseKinds=[{"name": "boxed", "pattern": "boxed"}])
+    given = with_words(given, "wait", "7")
+    run(given)
     before = read_result(directory)
+    assert (before.reflection.word_list, list(before.reflection.words)) == ("own", ["wait", "7"])
     # Had the model said so, it would have been right.
     kept = lines(directory)
     for line in kept[:3]:
@@ -322,12 +326,11 @@ def test_regrading_needs_no_model(run, order, directory, tmp_path):
     assert [sample.correct for sample in regraded[:3]] == [True] * 3
     assert regraded[0].extracted == regraded[0].gold
 
-    spec = order(responseKinds=[{"name": "boxed", "pattern": "boxed"}]).spec.document()
     status = {
         "apiVersion": "coldstart.dev/v1alpha1",
         "kind": "ReasoningRun",
         "metadata": {"name": "r"},
-        "spec": spec,
+        "spec": given.spec.document(),
     }
     root = tmp_path / "runs" / "r"
     (root / "status.json").write_text(json.dumps(status))
@@ -335,6 +338,8 @@ def test_regrading_needs_no_model(run, order, directory, tmp_path):
     result = regraded.result
     assert result.kinds["boxed"].n == 3
     assert result.kinds["boxed"].accuracy == 1
+    assert result.reflection.word_list == "own"
+    assert result.reflection.words["wait"] == 3
 
 
 def test_a_judge_grades_and_is_asked_once(run, order, directory, tmp_path):

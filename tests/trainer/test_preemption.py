@@ -6,7 +6,16 @@ import pytest
 import torch
 from forked import carried_out, ended, ranks
 from safetensors.torch import load_file
-from stage_attempts import again, here, lines, losses, order, read_result, wait_for_update
+from stage_attempts import (
+    again,
+    here,
+    lines,
+    losses,
+    order,
+    read_result,
+    wait_for_update,
+    with_words,
+)
 
 from coldstart.checkpoint import verify
 from coldstart.layout import output
@@ -72,16 +81,27 @@ def counted(given):
     }
 
 
+def reflected(given):
+    """How many completions had which words, and were judged how, as reported last."""
+    found = {}
+    for line in lines(given):
+        found |= {k: v for k, v in line["values"].items() if k.startswith("reflection_")}
+    return found
+
+
 @pytest.mark.slow
 def test_told_to_end_while_it_samples_it_does_not_learn_from_that_any_more(
     tiny_model, tiny_rows, tmp_path
 ):
     """One of two processes is told, at the end of a pass; the next attempt samples the same."""
     section = LONG | {"rewards": [{"name": "length_reward:score"}, {"name": "counted:score"}]}
+    words = ("is", "of", "the", "your", "3")
     whole = order("grpo", tmp_path / "whole", tiny_model, tiny_rows, **section)
+    whole = with_words(whole, *words)
     (tmp_path / "workdir" / "counted.py").write_text(COUNTED)
     carried_out(whole, tmp_path / "whole.json", 2)
     given = order("grpo", tmp_path / "runs", tiny_model, tiny_rows, **section)
+    given = with_words(given, *words)
     processes = ranks(given, tmp_path / "result.json", 2)
     wait_for_update(given, processes[0], 2)
     time.sleep(0.2)
@@ -98,6 +118,9 @@ def test_told_to_end_while_it_samples_it_does_not_learn_from_that_any_more(
     assert losses(given) == losses(whole)
     assert weights(given) == weights(whole)
     assert counted(given) == counted(whole) == {1: 2.0, 2: 2.0, 3: 4.0, 4: 4.0}
+    assert reflected(given) == reflected(whole)
+    outcomes = [n for key, n in reflected(given).items() if key.startswith("reflection_outcomes")]
+    assert sum(outcomes) == 96 > max(outcomes)
 
 
 @pytest.fixture(scope="module")

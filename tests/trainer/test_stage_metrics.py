@@ -3,12 +3,14 @@
 import http.client
 import itertools
 import json
+import re
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from scraping import families, fetch, lint, scraped, total, value
-from stage_attempts import CONVERSATION, here, lines, order, read_result, start, workdir
+from stage_attempts import CONVERSATION, here, lines, order, read_result, start, with_words, workdir
 
 from coldstart.layout import output
 from coldstart.metrics import METRICS, PREFIX, TABLE
@@ -20,6 +22,12 @@ from coldstart_trainer.meter import Meter
 from coldstart_trainer.progress import ProgressLog
 
 LABELS = ("run", "stage", "model")
+WORDS = ("is", "of", "the", "your", "3")
+WORD = re.compile(rf"\b(?:{'|'.join(WORDS)})\b")
+
+
+def result_of(given):
+    return read_result(Path(given.storage).parent / "result.json")
 
 
 def free_port():
@@ -27,11 +35,25 @@ def free_port():
         return listener.getsockname()[1]
 
 
+NOTING = """
+import json
+from pathlib import Path
+
+def score(completions, **_):
+    texts = [c[0]["content"] for c in completions]
+    with Path(__file__).with_name("noted.jsonl").open("a") as notes:
+        notes.write(json.dumps(texts) + "\\n")
+    return [float(sum(map(ord, text[:5])) % 7) for text in texts]
+"""
+
+
 @pytest.fixture(scope="module")
 def grpo(tiny_model, tiny_rows, tmp_path_factory):
     """A GRPO stage in a process of its own, and every page that was fetched until its end."""
     directory = tmp_path_factory.mktemp("grpo-metrics")
     given = order("grpo", directory / "runs", tiny_model, tiny_rows, maxSteps=6)
+    given = with_words(given, *WORDS)
+    (workdir(given.storage) / "length_reward.py").write_text(NOTING)
     port, pages, health = free_port(), [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(METRICS_PORT_ENV, str(port))
@@ -129,6 +151,30 @@ def test_every_sampled_token_is_counted(grpo):
     sampled = sum(mean * 16 for mean in means if mean)
     assert value(text, "coldstart_tokens_total", kind="completion") == pytest.approx(sampled)
     assert 0 < value(text, "coldstart_tokens_total", kind="image") < 48 * 16
+
+
+def test_reflecting_completions_are_counted_as_they_are_sampled(grpo):
+    given, pages = grpo
+    noted = (workdir(given.storage) / "noted.jsonl").read_text().splitlines()
+    rounds = [json.loads(line) for line in noted[1:]]  # the first are the reward's trial
+    assert [len(texts) for texts in rounds] == [16] * 3
+    found = [[WORD.findall(text.lower()) for text in texts] for texts in rounds]
+    every = [set(words) for each in found for words in each]
+    assert any(every)
+    assert not all(every)
+    text = pages[-1]
+    for word in WORDS:
+        seen = sum(word in words for words in every)
+        assert value(text, "coldstart_reflection_words_total", word=word) == seen
+    outcomes = "coldstart_reflection_outcomes_total"
+    reflecting = sum(map(bool, every))
+    assert value(text, outcomes, reflects="yes", outcome="unknown") == reflecting
+    assert value(text, outcomes, reflects="no", outcome="unknown") == 48 - reflecting
+    told = [line["values"].get("reflection_ratio{all}") for line in lines(given)]
+    assert [share for share in told if share is not None] == [
+        sum(map(bool, each)) / 16 for each in found
+    ]
+    assert not any(key.startswith("reflection") for key in result_of(given).metrics)
 
 
 @pytest.fixture

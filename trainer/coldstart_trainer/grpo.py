@@ -136,7 +136,10 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
         if resume:
             trainer.restore_rollout(resume)
         loop.train(trainer, callback, resume)
-    metrics = loop.last_metrics(trainer.state.log_history) | loop.total(scores.counters)
+    metrics = loop.last_metrics(trainer.state.log_history)
+    # A result has little room, from which many words would drive out what the gate judges.
+    counts = loop.total(scores.counters).items()
+    metrics |= {key: number for key, number in counts if key not in trainer.reflections.series}
     metrics |= training.probe(trainer, stage, probed)
     return training.finish(trainer, stage, (rows.entry,), metrics)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,12 +17,14 @@ from transformers import Trainer, TrainerCallback
 from trl.extras.profiling import ProfilingContext
 
 from coldstart.metrics import series
+from coldstart_trainer import conversation as chat
 from coldstart_trainer import phases
 from coldstart_trainer.keeper import Keeper
 from coldstart_trainer.loop import total
 from coldstart_trainer.meter import Meter
 from coldstart_trainer.model import part_of
 from coldstart_trainer.phases import phase
+from coldstart_trainer.reflecting import ReflectionCounters
 from coldstart_trainer.resources import resources
 from coldstart_trainer.tripwires import ZeroRewards
 
@@ -75,7 +77,7 @@ class Measured(Trainer):
     def train(self, *arguments: Any, **named_arguments: Any) -> Any:
         """Train, with TRL's own timings listened to."""
         self.training_began = time.monotonic()
-        self.reported = (self.training_began, *self._counts())
+        self.reported = (self.training_began, *_sizes(self._totals()))
         for entry in self.keeper.origin.datasets:
             for reason, rows in entry.dropped.items():
                 self.meter.add(series("samples_dropped_total", reason), rows)
@@ -125,16 +127,16 @@ class Measured(Trainer):
             counters[name] = counters.get(name, 0.0) + float(number)
             self.uncounted[name] = 0
 
-    def _counts(self) -> tuple[float, float]:
-        """Tokens and samples of all processes."""
+    def _totals(self) -> dict[str, float]:
+        """The counters of all processes, summed up and shown."""
         self.count()
         counts = total(self.keeper.counters)
         self.meter.put(counts)
-        return sum(counts[name] for name in TOKENS), counts[SAMPLES]
+        return counts
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Report the counts of all processes, and the rates if it is training that is logged."""
-        tokens, samples = self._counts()
+        tokens, samples = _sizes(self._totals())
         self.meter.put(self._share_saving() | resources())
         if "loss" in logs:
             self.meter.put(self._rates(tokens, samples))
@@ -198,6 +200,29 @@ class MeasuredRollouts(Measured):
     reward_func_names: list[str]
     zeros: ZeroRewards | None = None
 
+    @functools.cached_property
+    def reflections(self) -> ReflectionCounters:
+        """Counts the completions that reflect."""
+        return ReflectionCounters(self.keeper.stage.order.spec.reflection, self.reward_func_names)
+
+    def train(self, *arguments: Any, **named_arguments: Any) -> Any:
+        """Train, with a counter for everything that may be counted."""
+        for key in self.reflections.series:
+            self.keeper.counters.setdefault(key, 0.0)
+        return super().train(*arguments, **named_arguments)
+
+    def _totals(self) -> dict[str, float]:
+        counts = super()._totals()
+        self.meter.put(self.reflections.ratios(counts))
+        return counts
+
+    def _sampled(self, rows: list[dict[str, Any]]) -> Any:
+        found = super()._sampled(rows)  # type: ignore[misc]
+        texts = map(chat.completion_text, found.completions)
+        for key, number in self.reflections.seen(texts, found.rewards.tolist()).items():
+            self.keeper.counters[key] += number
+        return found
+
     def _generate_single_turn(self, prompt_ids: list[list[int]], *more: Any, **named: Any) -> Any:
         found = super()._generate_single_turn(prompt_ids, *more, **named)  # type: ignore[misc]
         images = sum(ids.count(self.image_token) for ids in prompt_ids)
@@ -245,6 +270,11 @@ class _Updates(TrainerCallback):
         phases.lap()
         meter.put({"step": state.global_step, "last_step_timestamp_seconds": time.time()})
         meter.publish()
+
+
+def _sizes(totals: Mapping[str, float]) -> tuple[float, float]:
+    """Tokens and samples."""
+    return sum(totals[name] for name in TOKENS), totals[SAMPLES]
 
 
 def mfu(parameters: int, tokens: float, possible: float) -> float:

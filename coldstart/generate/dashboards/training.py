@@ -133,6 +133,42 @@ _COMPLETIONS = Row(
     ),
 )
 
+_REFLECTION = Row(
+    "Reflection (GRPO)",
+    (
+        panel(
+            "Completions that reflect",
+            "How they are worded, not how good they are: a rise is no sign of better reasoning.",
+            line("reflection_ratio"),
+            top=1.0,
+            width=12,
+        ),
+        panel(
+            "Accuracy, reflecting and not",
+            "No effect of reflecting: hard problems may get both more such words and more wrong "
+            "answers.",
+            line("reflection_accuracy_ratio"),
+            top=1.0,
+            width=12,
+        ),
+        panel(
+            "Completions by reflecting and outcome",
+            "",
+            line("reflection_outcomes_total", "rate"),
+            unit=UNITS["1/second"],
+            stacked=True,
+            width=12,
+        ),
+        panel(
+            "Completions with each word",
+            "",
+            line("reflection_words_total", "rate"),
+            unit=UNITS["1/second"],
+            width=12,
+        ),
+    ),
+)
+
 _POLICY = Row(
     "Policy",
     (
@@ -375,6 +411,7 @@ DASHBOARD = Dashboard(
         _NOW,
         _REWARD,
         _COMPLETIONS,
+        _REFLECTION,
         _POLICY,
         _OPTIMIZATION,
         _SFT,
