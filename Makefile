@@ -62,19 +62,24 @@ test-vllm: $(VLLM_VENV)/.ready ## Run the tests that need vLLM, with its CPU bui
 generate: setup ## Write the files that are made from the models.
 	$(BIN)/python -m coldstart.generate
 
+.PHONY: docs
+docs: setup ## Build the site of the docs into site/; a broken link fails.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: format
 format: setup ## Format the code.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 .PHONY: verify
-verify: setup ## Check format, lint, types, import contracts and generated files.
+verify: setup ## Check format, lint, types, import contracts, generated files and the docs.
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m coldstart.generate --check
+	@$(MAKE) --no-print-directory docs
 
 .PHONY: clean
 clean: ## Remove the environment, caches and what the quickstart made.
-	rm -rf $(VENV) $(VLLM_VENV) runs $(QUICKSTART)/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) runs site $(QUICKSTART)/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
