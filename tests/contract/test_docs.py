@@ -1,9 +1,9 @@
 """What the documents show is true: every block is valid, every link leads somewhere."""
 
-import ast
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import doc_commands
@@ -12,7 +12,10 @@ import pytest
 import yaml
 from doc_pages import PAGES, ROOT, blocks, name
 
-from coldstart.run import RunSpec
+from coldstart.children.backend import BACKENDS
+from coldstart.children.pod import STORAGE
+from coldstart.order import build_order
+from coldstart.run import ReasoningRun, RunSpec
 from coldstart.runfile import load
 
 EXAMPLES = [
@@ -26,6 +29,7 @@ FOREIGN = {"monitoring.coreos.com"}
 ROWS = {"dataset": {"name": "rows.jsonl"}}
 REST: dict[str, Any] = {
     "model": {"name": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "main"},
+    "storage": {"claimName": "runs"},
     "distill": ROWS,
     "sft": ROWS,
     "grpo": ROWS,
@@ -39,7 +43,7 @@ pages = pytest.mark.parametrize("page", PAGES, ids=name)
 def completed(part: dict[str, Any]) -> dict[str, Any]:
     """The run that a part of a spec is shown of."""
     stages = {"distill", "sft", "grpo", "evaluation"} & part.keys()
-    rest = {key: REST[key] for key in ("model", *(stages or {"sft"}))}
+    rest = {key: REST[key] for key in ("model", "storage", *(stages or {"sft"}))}
     if "distill" in part:
         rest |= {"sft": {}}
     if "preset" in part:
@@ -63,9 +67,16 @@ def check_document(document: Any, tmp_path) -> None:
         document = completed(document)
     if document.get("kind") == "ReasoningRun":
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
-        assert load(tmp_path / "run.yaml").spec.stages
+        check_run(load(tmp_path / "run.yaml"))
     elif kind and group not in FOREIGN and group != "coldstart.dev":
         kubernetes_validate.validate(document, "1.37", strict=True)
+
+
+def check_run(run: ReasoningRun) -> None:
+    """Refuse a run for a cluster whose pods no cluster takes."""
+    for stage in run.spec.stages if run.spec.storage.claim_name else ():
+        order = build_order(run, stage, 1, {}, storage=STORAGE, workdir=STORAGE)
+        assert all(backend.manifests(run, order, "trainer:1") for backend in BACKENDS)
 
 
 @pages
@@ -90,12 +101,35 @@ def test_commands_exist_with_their_options(page):
         assert done.stderr == ""
 
 
+def objects(text: str) -> Iterator[Any]:
+    """The JSON values of a text, one after the other."""
+    while text := text.lstrip():
+        value, end = json.JSONDecoder().raw_decode(text)
+        yield value
+        text = text[end:]
+
+
 @pages
-def test_json_and_python_are_such(page):
-    for block in blocks(page.read_text(), "json"):
-        assert [json.loads(line) for line in block.text.splitlines() if line]
+def test_json_is_such(page):
+    assert all(list(objects(block.text)) for block in blocks(page.read_text(), "json"))
+
+
+@pages
+def test_python_runs(tmp_path, monkeypatch, page):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     for block in blocks(page.read_text(), "python"):
-        assert ast.parse(block.text).body
+        if module := re.match(r"# (\w+\.py)\n", block.text):
+            (tmp_path / module[1]).write_text(block.text)
+        else:
+            exec(compile(block.text, name(page), "exec"), {})
+
+
+@pytest.mark.parametrize("folder", ["decisions", "how-to", "runbooks"])
+def test_an_index_has_every_page_of_its_folder(folder):
+    index = (ROOT / "docs" / folder / "README.md").read_text()
+    others = [p.name for p in PAGES if p.parent.name == folder and p.name != "README.md"]
+    assert [page for page in others if f"]({page})" not in index] == []
 
 
 @pages
@@ -132,6 +166,7 @@ def test_every_example_is_valid(path):
         "spec: {sftt: {}}",
         "sft: {dataset: {name: a.jsonl}, epoch: 3}",
         "spec: {grpo: {from: {run: a, stage: evaluation}}}",
+        "spec: {podTemplate: {volumeMounts: [{name: bucket, mountPath: /bucket}]}}",
         "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: a}, spec: {modes: []}}",
     ],
 )

@@ -32,7 +32,10 @@ def built(tmp_path):
     def make(files):
         start = {"README.md": "# Start\n\n[Guide](docs/guide.md#data)"}
         guide = {"docs/guide.md": "# Guide\n\n## Data\n\n[Back](../README.md)"}
-        tables = {"docs/reference/a.md": "# A", "docs/reference/README.md": "# Tables"}
+        tables = {
+            "docs/reference/a.md": "<!-- made -->\n\n# Table A",
+            "docs/reference/README.md": "# Tables",
+        }
         for path, text in {**start, **guide, **tables, "mkdocs.yml": SETTINGS, **files}.items():
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text(text)
@@ -48,6 +51,7 @@ def test_pages_keep_their_paths_and_folders_are_in_the_navigation(built):
     start = (site / "index.html").read_text()
     assert 'href="docs/guide/#data"' in start
     assert start.index("docs/reference/") < start.index("docs/reference/a/")
+    assert "Table A" in start
     assert "Later" not in start
 
 
