@@ -80,7 +80,7 @@ def _root(config: MkDocsConfig) -> Path:
 
 def _expanded(entries: list[Any], paths: list[str]) -> Iterator[Any]:
     for entry in entries:
-        if isinstance(entry, str):
+        if isinstance(entry, str):  # without a title: its pages' own
             yield from _pages(entry, paths)
             continue
         ((title, content),) = entry.items()

@@ -44,7 +44,7 @@ HELM = {
     "status": set(),
     "template": _RELEASE | {"--include-crds", "--show-only", "-s"},
     "uninstall": {"--wait", "--timeout", "--keep-history"},
-    "upgrade": _RELEASE | {"--install", "-i", "--create-namespace", "--reset-then-reuse-values"},
+    "upgrade": _RELEASE | {"--install", "-i", "--create-namespace", "--reuse-values"},
 }
 """The same of Helm."""
 
