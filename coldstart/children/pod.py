@@ -13,13 +13,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from coldstart import images
 from coldstart.children import overrides
 from coldstart.children.identity import labels
 from coldstart.run import ReasoningRun
 from coldstart.spec import Resources, Stage
 from coldstart.stage import METRICS_PORT_ENV, ORDER_ENV, RESULT_PATH, StageOrder
 
-IMAGE = "coldstart/trainer:0.1.0"
+IMAGE = images.tagged(images.TRAINER)
 """The trainer's image, where neither the run nor the operator names one."""
 
 CONTAINER = "pytorch"
