@@ -18,7 +18,8 @@ def check(manifest: dict, version: str = VERSIONS[-1]) -> None:
     Raises:
         jsonschema.ValidationError: it has one.
     """
-    api = manifest["apiVersion"].replace(".k8s.io", "").replace("/", "-")
+    group, _, name = manifest["apiVersion"].rpartition("/")
+    api = f"{group.partition('.')[0]}-{name}".lstrip("-")
     _validator(f"{manifest['kind'].lower()}-{api}", version).validate(manifest)
 
 

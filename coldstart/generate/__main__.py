@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from coldstart.files import write_atomic
 from coldstart.generate import FILES
+from coldstart.generate.rendered import manifests
 
 
 @click.command()
@@ -22,8 +24,8 @@ from coldstart.generate import FILES
 def main(check: bool, root: Path) -> None:
     """Write the files that are made from the models."""
     stale = []
-    for name, text in FILES.items():
-        path, data = root / name, text().encode()
+    for name, text in _files(root):
+        path, data = root / name, text.encode()
         if path.is_file() and path.read_bytes() == data:
             continue
         stale.append(name)
@@ -33,6 +35,13 @@ def main(check: bool, root: Path) -> None:
     for name in stale:
         click.echo(f"{name}: {'differs; run make generate' if check else 'written'}")
     sys.exit(1 if check and stale else 0)
+
+
+def _files(root: Path) -> Iterator[tuple[str, str]]:
+    """The name and text of each file; those made from others come after them."""
+    for name, text in FILES.items():
+        yield name, text()
+    yield from manifests(root)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ GROUP = "coldstart.dev"
 VERSION = "v1alpha1"
 KIND = "ReasoningRun"
 PLURAL = "reasoningruns"
+NAME = f"{PLURAL}.{GROUP}"
 
 _HEAD = "# Made by `make generate` from the models; edit those.\n"
 
@@ -64,7 +65,7 @@ def definition() -> dict[str, Any]:
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
-            "name": f"{PLURAL}.{GROUP}",
+            "name": NAME,
             "labels": {
                 "app.kubernetes.io/name": "coldstart",
                 "app.kubernetes.io/part-of": "coldstart",
@@ -88,10 +89,13 @@ def definition() -> dict[str, Any]:
 
 def crd_manifest() -> str:
     """The CustomResourceDefinition as the text of `manifests/crd.yaml`."""
-    text: str = yaml.dump(
-        definition(), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100
-    )
-    return _HEAD + text
+    return _HEAD + plain_yaml(definition())
+
+
+def plain_yaml(document: dict[str, Any]) -> str:
+    """A document as YAML without anchors."""
+    text: str = yaml.dump(document, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100)
+    return text
 
 
 def _version() -> dict[str, Any]:

@@ -78,8 +78,8 @@ def _section(model: type[BaseModel]) -> str:
     lines.append("|---|---|---|---|")
     for name, info in model.model_fields.items():
         meaning = " ".join((info.description or "").split()).replace("|", "\\|")
-        kind = _kind(info.annotation) + _bounds(info)
-        lines.append(f"| `{info.alias or name}` | {kind} | {_default(info)} | {meaning} |")
+        type_ = kind(info.annotation) + bounds(info)
+        lines.append(f"| `{info.alias or name}` | {type_} | {_default(info)} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +93,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 _WORDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
-def _kind(annotation: Any) -> str:
+def kind(annotation: Any) -> str:
     """A type in the words of a YAML file."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is None:
@@ -101,9 +101,9 @@ def _kind(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(_kind(a) for a in arguments if a is not type(None))
+        return " or ".join(kind(a) for a in arguments if a is not type(None))
     names = {Annotated: "{}", tuple: "list of {}", dict: "mapping"}
-    return names[origin].format(_kind(arguments[0]))
+    return names[origin].format(kind(arguments[0]))
 
 
 def _plain_kind(annotation: Any) -> str:
@@ -113,7 +113,8 @@ def _plain_kind(annotation: Any) -> str:
     return _WORDS.get(name, name)
 
 
-def _bounds(info: FieldInfo) -> str:
+def bounds(info: FieldInfo) -> str:
+    """The range of a field, in parentheses."""
     found = []
     for item in info.metadata:
         for kind, sign, attribute in ((Ge, "≥", "ge"), (Gt, ">", "gt"), (Le, "≤", "le")):
