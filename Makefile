@@ -66,6 +66,27 @@ generate: setup ## Write the files that are made from the models.
 docs: setup ## Build the site of the docs into site/; a broken link fails.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# Neither torch nor vLLM is in a lock: Dockerfile says where they come from. The GPU image's packages
+# are those that go with its vLLM, which a resolution of everything finds.
+UV ?= uv
+LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --no-annotate \
+	--python-platform x86_64-manylinux_2_28
+WITHOUT_TORCH = pyproject.toml images/torch.in --excludes images/excluded.in --generate-hashes
+.PHONY: lock
+lock: ## Pin the images' packages, in images/; needs uv.
+	mkdir -p dist
+	$(LOCK) --python-version 3.12 pyproject.toml --extra gpu --constraint constraints.txt \
+		--output-file dist/gpu.txt
+	$(LOCK) --python-version 3.12 $(WITHOUT_TORCH) --extra gpu --constraint dist/gpu.txt \
+		--no-emit-package deepspeed --output-file images/trainer.txt
+	grep '^deepspeed==' dist/gpu.txt | $(LOCK) --python-version 3.12 - --no-deps --generate-hashes \
+		--output-file images/trainer-source.txt
+	$(LOCK) --python-version 3.11 $(WITHOUT_TORCH) --extra trainer --group pyproject.toml:quickstart \
+		--constraint constraints.txt --output-file images/trainer-cpu.txt
+	$(LOCK) --python-version 3.11 pyproject.toml --extra operator --constraint constraints.txt \
+		--generate-hashes --output-file images/operator.txt
+	$(LOCK) --python-version 3.11 images/build.in --generate-hashes --output-file images/build.txt
+
 .PHONY: format
 format: setup ## Format the code.
 	$(BIN)/ruff format
