@@ -58,6 +58,18 @@ test-vllm: $(VLLM_VENV)/.ready ## Run the tests that need vLLM, with its CPU bui
 	PYTHONPATH=tests/vllm_cpu VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/pytest -m vllm \
 		tests/trainer/test_vllm_*.py
 
+.PHONY: test-images
+test-images: setup ## Install the images' packages as Dockerfile does, in fresh environments.
+	COLDSTART_TEST_IMAGES=1 $(BIN)/pytest tests/operator/test_images.py
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' coldstart/__init__.py)
+.PHONY: images
+images: ## Build the images with Docker.
+	for target in operator trainer trainer-cpu; do \
+		docker build --target $$target --tag coldstart/$$target:$(VERSION) \
+			--build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" . || exit 1; \
+	done
+
 .PHONY: generate
 generate: setup ## Write the files that are made from the models.
 	$(BIN)/python -m coldstart.generate
@@ -98,6 +110,7 @@ verify: setup ## Check format, lint, types, import contracts, generated files an
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m coldstart.generate --check
 	@$(MAKE) --no-print-directory docs
 

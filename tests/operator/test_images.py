@@ -4,6 +4,7 @@ No image was built for these tests. `make test-images` carries out the Dockerfil
 fresh virtual environments: for the operator and for CPUs, since the trainer's base is several GB.
 """
 
+import ast
 import fnmatch
 import json
 import os
@@ -12,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import requires
+from importlib.metadata import packages_distributions, requires
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -167,14 +168,49 @@ def ignored(path):
 
 
 def test_what_is_copied_is_there_and_sent_to_the_build():
-    sources = [Path(one) for stage in STAGES.values() for copy in stage.files() for one in copy[:-1]]
+    sources = [
+        Path(one) for stage in STAGES.values() for copy in stage.files() for one in copy[:-1]
+    ]
     assert {Path("coldstart"), Path("examples/quickstart")} <= set(sources)
     assert [path for path in (*sources, Path("images")) if not (ROOT / path).exists()] == []
     assert [path for path in (*sources, Path("images")) if ignored(path)] == []
     for name in (".git", "tests", ".venv", "examples/paper-7b.yaml", "examples/quickstart/build"):
         assert ignored(Path(name)), name
-    roots = {Path(name).parts[0] for name in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+    roots = {
+        Path(name).parts[0]
+        for name in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    }
     assert {Path(name) for name in roots} <= set(sources)
+
+
+OPTIONAL = {"vllm", "helm_python", "packaging"}
+"""What is imported only where it is there: vLLM comes with the GPU image; Helm's engine is for
+`make generate`; TRL, which brings `packaging`, is asked for first (`coldstart.engine`)."""
+
+
+def imported(*packages):
+    """The distributions that packages of ours import, anywhere in their code."""
+    distributions, found = packages_distributions(), set()
+    for path in (path for package in packages for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            tops = {name.partition(".")[0] for name in names} - OPTIONAL
+            for top in tops - sys.stdlib_module_names:
+                found.update(map(canonicalize_name, distributions.get(top, [top])))
+    ours = {"coldstart", "coldstart-operator", "coldstart-trainer"}
+    return {name for name in found if name not in ours and not BASES.fullmatch(name)}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_lock_has_what_the_code_imports(target):
+    package = "operator" if target == "operator" else "trainer"
+    pinned = pins(lock(target))[0]
+    found = imported("coldstart", f"{package}/coldstart_{package}")
+    assert {"pydantic", "prometheus-client"} <= found
+    assert found - pinned.keys() == set()
+    assert imported("trainer/coldstart_trainer") - pins(lock("build"))[0].keys()
 
 
 BUILT = pytest.mark.skipif(
@@ -190,10 +226,10 @@ def environment(stage, folder, wheels):
     variables = os.environ | {"PATH": f"{folder}/bin:{os.environ['PATH']}"}
     variables.pop("PYTHONPATH", None)
     variables.setdefault("TORCH_INDEX", (index or [""])[0])
+    places = {"/images": ROOT / "images", "/wheels": wheels, "/src": ROOT}
     for command in stage.packages():
-        for place, path in (("/images", ROOT / "images"), ("/wheels", wheels), ("/src", ROOT)):
-            command = re.sub(rf"(?<=\s){place}\b", shlex.quote(str(path)), command)
-        subprocess.run(["bash", "-euo", "pipefail", "-c", command], env=variables, check=True)
+        here = re.sub(r"(?<=\s)/\w+", lambda at: shlex.quote(str(places[at[0]])), command)
+        subprocess.run(["bash", "-euo", "pipefail", "-c", here], env=variables, check=True)
     return folder / "bin" / "python"
 
 
@@ -206,10 +242,11 @@ def wheels(tmp_path_factory):
 
 PROGRAM = """
 import importlib, pkgutil, sys
-for name in sys.argv[1:]:
+without, *names = sys.argv[1:]
+for name in names:
     package = importlib.import_module(name)
     for item in pkgutil.walk_packages(package.__path__, name + "."):
-        if not item.name.endswith("__main__"):
+        if not item.name.endswith("__main__") and item.name != without:
             importlib.import_module(item.name)
             print(item.name)
 """
@@ -229,7 +266,7 @@ def says(python, *arguments, code=0):
 @pytest.mark.timeout(1800)
 def test_the_operators_packages(tmp_path, wheels):
     python = environment(STAGES["operator"], tmp_path / "operator", wheels)
-    found = says(python, "-c", PROGRAM, "coldstart", "coldstart_operator")
+    found = says(python, "-c", PROGRAM, "", "coldstart", "coldstart_operator")
     assert "coldstart_operator.webhook" in found
     assert "--webhook-port" in says(python, "-m", "coldstart_operator", "--help")
     assert images.tagged("").removeprefix(":") in says(python.parent / "coldstart", "--version")
@@ -240,8 +277,10 @@ def test_the_operators_packages(tmp_path, wheels):
 @pytest.mark.timeout(1800)
 def test_the_cpu_trainers_packages(tmp_path, wheels):
     python = environment(STAGES["trainer-cpu"], tmp_path / "trainer", wheels)
-    found = says(python, "-c", PROGRAM, "coldstart", "coldstart_trainer")
+    needs_vllm = "coldstart_trainer.rollout.engine"
+    found = says(python, "-c", PROGRAM, needs_vllm, "coldstart", "coldstart_trainer")
     assert "coldstart_trainer.grpo" in found
-    out = tmp_path / "build"
-    says(python, ROOT / "examples/quickstart/prepare.py", "--help")
-    assert not out.exists()
+    assert "COLDSTART_ORDER is not set" in says(python, "-m", "coldstart_trainer", code=2)
+    quickstart = ROOT / "examples" / "quickstart"
+    says(python, quickstart / "prepare.py", "--out", tmp_path / "build")
+    assert (tmp_path / "build" / "model" / "config.json").exists()
