@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import shlex
 import shutil
 
 import helm_python
@@ -268,6 +269,19 @@ def test_release_is_the_beginning_of_names():
     ):
         (deployment,) = of_kind(rendered(name=name), "Deployment")
         assert deployment["metadata"]["name"] == f"{beginning}-operator"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cluster.md", "charts/coldstart/README.md"])
+def test_helm_commands_in_pages_name_values_of_the_chart(page):
+    text = (CHART.parents[1] / page).read_text().replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if line.startswith(("helm install", "helm upg"))]
+    assert commands
+    for words in map(shlex.split, commands):
+        assert words[3] == "charts/coldstart"
+        settings = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+        found = merged(*map(helm_python.parse_set_string, settings))
+        assert list(mistakes(rendered(found, name=words[2]))) == []
+        assert "--create-namespace" in words or words[1] != "install"
 
 
 def test_manifests_are_the_chart_rendered():

@@ -1,7 +1,8 @@
 """What the images are made of: locks, entry points, users; with `make test-images` their packages.
 
-No image was built for these tests. `make test-images` carries out the Dockerfile's own commands in
-fresh virtual environments: for the operator and for CPUs, since the trainer's base is several GB.
+No image is built for these tests. `make test-images` carries out the Dockerfile's own commands in
+fresh virtual environments, for the operator and for CPUs; what the trainer's base lacks it only
+downloads, since vLLM and CUDA are several GB.
 """
 
 import ast
@@ -271,6 +272,17 @@ def test_the_operators_packages(tmp_path, wheels):
     assert "--webhook-port" in says(python, "-m", "coldstart_operator", "--help")
     assert images.tagged("").removeprefix(":") in says(python.parent / "coldstart", "--version")
     says(python, "-c", "import torch", code=1)
+
+
+@BUILT
+@pytest.mark.timeout(1800)
+def test_the_gpu_trainers_packages_are_there_for_the_python_of_its_base(tmp_path):
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--only-binary", ":all:", "--python-version", "3.12", "--dest", tmp_path]
+    for tag in ("manylinux_2_28", "manylinux_2_17", "manylinux2014"):
+        command += ["--platform", f"{tag}_x86_64"]
+    subprocess.run([*command, "--requirement", ROOT / "images" / "trainer.txt"], check=True)
+    assert len(list(tmp_path.glob("*.whl"))) == len(pins(lock("trainer"))[0])
 
 
 @BUILT
