@@ -4,8 +4,6 @@ import re
 from functools import cache
 
 import jsonschema
-from kubeflow.training import models as kubeflow_models
-from kubernetes.client import models as kubernetes_models
 from kubernetes_validate import utils
 from referencing import Registry, Resource
 
@@ -65,6 +63,10 @@ def _unknown(value, type_: str, path: str):
 
 
 def _unknown_in_model(value, type_: str, path: str):
+    # Some hundred classes each, which take seconds to make.
+    from kubeflow.training import models as kubeflow_models
+    from kubernetes.client import models as kubernetes_models
+
     model = getattr(kubeflow_models, type_, None) or getattr(kubernetes_models, type_)
     names = {alias: name for name, alias in model.attribute_map.items()}
     for key, item in value.items():

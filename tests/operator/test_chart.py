@@ -98,8 +98,14 @@ def filled(tmp_path_factory):
 
 @pytest.mark.parametrize("values", MATRIX)
 def test_every_object_is_right(values, filled):
-    for chart in (CHART, filled):
-        assert list(mistakes(rendered(values, chart))) == []
+    assert list(mistakes(rendered(values, filled))) == []
+
+
+def test_there_need_be_no_dashboards_and_no_alerts(filled, tmp_path):
+    without = shutil.ignore_patterns("dashboards", "rules")
+    objects = rendered(ON, shutil.copytree(filled, tmp_path / "coldstart", ignore=without))
+    assert list(mistakes(objects)) == []
+    assert not of_kind(objects, "ConfigMap") + of_kind(objects, "PrometheusRule")
 
 
 def test_lint_has_nothing_to_say():
