@@ -50,7 +50,13 @@ KNOWN = {
     "PodMonitor": {
         "namespaceSelector": {"any": True, "matchNames": []},
         "selector": {"matchExpressions": [{"key": "", "operator": ""}]},
-        "podMetricsEndpoints": [{"port": "", "interval": ""}],
+        "podMetricsEndpoints": [
+            {
+                "port": "",
+                "interval": "",
+                "relabelings": [{"action": "", "sourceLabels": [], "regex": ""}],
+            }
+        ],
     },
     "PrometheusRule": {"groups": [{"name": "", "rules": []}]},
 }

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 import shlex
 import shutil
 
@@ -230,6 +231,27 @@ def test_pods_of_runs_are_found_by_their_label_and_port():
     assert monitor["spec"]["namespaceSelector"] == {"any": True}
     (some,) = of_kind(rendered(merged(ON, NAMESPACES["in two"])), "PodMonitor")
     assert some["spec"]["namespaceSelector"] == {"matchNames": ["ml", "vision"]}
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [
+        ({"training_kubeflow_org_replica_type": "master"}, True),
+        ({"training_kubeflow_org_replica_type": "worker"}, False),
+        ({"batch_kubernetes_io_job_completion_index": "0"}, True),
+        ({"batch_kubernetes_io_job_completion_index": "10"}, False),
+        ({}, True),
+    ],
+)
+def test_of_the_pods_of_an_attempt_the_one_that_serves_numbers_is_scraped(labels, kept):
+    (monitor,) = of_kind(rendered(ON), "PodMonitor")
+    (rule,) = monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]
+    found = [
+        labels.get(name.removeprefix("__meta_kubernetes_pod_label_"), "")
+        for name in rule["sourceLabels"]
+    ]
+    assert rule["action"] == "keep"
+    assert bool(re.fullmatch(rule["regex"], ";".join(found))) == kept
 
 
 def test_policy_lets_through_what_the_operator_does():
