@@ -40,6 +40,9 @@ async def watch(
         registry=_registry(controller, log_in, end),
         settings=_settings(settings),
         standalone=True,
+        # Nobody reads it; but where none is given kopf 1.45 asks for the name of the user, and ends
+        # where the user is a bare number.
+        identity="coldstart-operator",  # type: ignore[arg-type]
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         stop_flag=stop,

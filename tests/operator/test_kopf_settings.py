@@ -1,6 +1,11 @@
 """What kopf is told: to look for no changes, to keep nothing, to write nothing."""
 
+import getpass
+import pwd
+
 import kopf
+import pytest
+from operating import SFT_ONLY, holds, world
 
 from coldstart_operator.handlers import _settings
 from coldstart_operator.settings import Settings
@@ -28,3 +33,17 @@ def test_nothing_is_posted_and_a_namespaced_operator_scans_nothing():
     assert not _settings(Settings()).posting.enabled
     assert not _settings(Settings()).scanning.disabled
     assert _settings(Settings(namespaces=("a",))).scanning.disabled
+
+
+def test_the_operators_user_needs_no_name(tmp_path, monkeypatch):
+    def nobody(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(KeyError):
+        getpass.getuser()
+    with world(tmp_path) as w, w.operator():
+        w.apply(**SFT_ONLY)
+        assert holds(w.end(), "Succeeded")
