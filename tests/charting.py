@@ -45,7 +45,7 @@ KNOWN = {
     },
     "ServiceMonitor": {
         "selector": {"matchLabels": {}},
-        "endpoints": [{"port": "", "interval": "", "honorLabels": True}],
+        "endpoints": [{"port": "", "interval": ""}],
     },
     "PodMonitor": {
         "namespaceSelector": {"any": True, "matchNames": []},
