@@ -135,6 +135,17 @@ def test_an_upgrade_brings_the_new_definition_and_uninstall_leaves_it(tmp_path):
         assert left["metadata"]["uid"] == old["metadata"]["uid"]
 
 
+def test_an_older_chart_can_leave_the_newer_definition(tmp_path):
+    with world(tmp_path, crd=False) as w, helm(w) as release:
+        install_chart(w, release)
+        new = w.server.get("customresourcedefinitions", DEFINITION)
+        old = str(earlier(tmp_path / "earlier"))
+        release.upgrade(old, RELEASE, {"crds": {"enabled": False}})
+        left = w.server.get("customresourcedefinitions", DEFINITION)
+        assert left["spec"] == new["spec"]
+        assert "0.0.9" in w.server.get("deployments", NAME)["metadata"]["labels"]["helm.sh/chart"]
+
+
 def test_a_definition_that_is_not_kept_goes_with_the_release(tmp_path):
     with world(tmp_path, crd=False) as w, helm(w) as release:
         values = {"crds": {"keep": False}}
