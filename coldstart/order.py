@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from coldstart.plan import Parent
 from coldstart.run import ReasoningRun
-from coldstart.spec import From, Stage
+from coldstart.spec import From, FromDistill, Stage
 from coldstart.stage import RunRef, StageInput, StageOrder
 from coldstart.status import CheckpointRef
+
+Source = From | FromDistill
 
 
 def build_order(
@@ -34,13 +36,13 @@ def build_order(
     )
 
 
-def _inputs(run: ReasoningRun, stage: Stage) -> tuple[tuple[str, From | None], ...]:
-    """Each checkpoint that a stage reads, and the other run's stage that it comes from, if any."""
+def _inputs(run: ReasoningRun, stage: Stage) -> tuple[tuple[str, Source | None], ...]:
+    """Each thing that a stage reads, and the other run's stage that it comes from, if any."""
     spec = run.spec
     if stage is Stage.EVALUATION:
         return tuple((name, spec.borrowed.get(name)) for name in spec.evaluated)
-    if stage is Stage.SFT and spec.distill:
-        return (("base", None), ("distill", None))
+    if stage is Stage.SFT and spec.sft and (spec.distill or spec.sft.from_):
+        return (("base", None), ("distill", spec.sft.from_))
     if stage is Stage.GRPO and spec.grpo and spec.grpo.from_:
         return ((spec.grpo.from_.stage, spec.grpo.from_),)
     return (("sft" if stage is Stage.GRPO and spec.sft else "base", None),)
@@ -49,7 +51,7 @@ def _inputs(run: ReasoningRun, stage: Stage) -> tuple[tuple[str, From | None], .
 def _input(
     run: ReasoningRun,
     name: str,
-    source: From | None,
+    source: Source | None,
     parents: dict[tuple[str, str], Parent],
 ) -> StageInput:
     if name == "base":
@@ -69,7 +71,7 @@ def _input(
 def _checkpoint(
     run: ReasoningRun,
     name: str,
-    source: From | None,
+    source: Source | None,
     parents: dict[tuple[str, str], Parent],
 ) -> CheckpointRef | None:
     if source:

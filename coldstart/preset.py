@@ -52,9 +52,13 @@ def resolve(document: dict[str, Any]) -> dict[str, Any]:
         return document
     preset = load(spec["preset"])
     present = {key: value for key, value in preset.items() if key in ALWAYS or key in spec}
-    if "distill" in spec and "sft" in present:
-        del present["sft"]["dataset"]  # it trains on what the run itself makes
+    if "sft" in present and ("distill" in spec or _has(spec["sft"], "from")):
+        del present["sft"]["dataset"]  # it trains on what a distillation makes
     return {**document, "spec": _under(present, spec)}
+
+
+def _has(section: Any, key: str) -> bool:
+    return isinstance(section, dict) and section.get(key) is not None
 
 
 def _under(preset: Any, user: Any) -> Any:

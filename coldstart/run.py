@@ -10,7 +10,17 @@ from coldstart.distill import Distill
 from coldstart.evaluation import Evaluation
 from coldstart.lexicon import WordList
 from coldstart.schema import Contract, Name, Open, RunName
-from coldstart.spec import GRPO, SFT, Conversation, From, Model, Stage, StageSpec, Storage
+from coldstart.spec import (
+    GRPO,
+    SFT,
+    Conversation,
+    From,
+    FromDistill,
+    Model,
+    Stage,
+    StageSpec,
+    Storage,
+)
 from coldstart.status import RunStatus
 
 
@@ -126,13 +136,7 @@ class RunSpec(Contract):
     def _stages_fit(self) -> Self:
         if not self.stages:
             raise ValueError("has no stage: add distill, sft, grpo or evaluation")
-        if self.sft and self.sft.dataset and self.distill:
-            raise ValueError(
-                "sft.dataset is given, but sft trains on what this run's distill makes: "
-                "leave one of the two out"
-            )
-        if self.sft and not self.sft.dataset and not self.distill:
-            raise ValueError("sft.dataset is required where no distill makes the rows")
+        self._rows_have_one_source()
         if self.grpo and self.grpo.from_ and self.sft:
             raise ValueError("grpo.from names another run's stage, but this run has its own sft")
         missing = [
@@ -145,6 +149,22 @@ class RunSpec(Contract):
                 f"evaluation.checkpoints names {missing[0]}, but this run has no such stage"
             )
         return self
+
+    def _rows_have_one_source(self) -> None:
+        if self.sft is None:
+            return
+        if self.sft.dataset and self.distill:
+            raise ValueError(
+                "sft.dataset is given, but sft trains on what this run's distill makes: "
+                "leave one of the two out"
+            )
+        if self.sft.from_ and (self.sft.dataset or self.distill):
+            raise ValueError(
+                "sft.from names another run's rows, but this run has its own: leave sft.dataset "
+                "and distill out"
+            )
+        if not (self.sft.dataset or self.sft.from_ or self.distill):
+            raise ValueError("sft.dataset is required where no distill makes the rows")
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -170,8 +190,10 @@ class RunSpec(Contract):
         found = {source.stage: source for source in sources if source}
         return {name: source for name, source in found.items() if getattr(self, name) is None}
 
-    def sources(self, stage: Stage) -> tuple[From, ...]:
+    def sources(self, stage: Stage) -> tuple[From | FromDistill, ...]:
         """The stages of other runs that a stage of this one needs."""
+        if stage is Stage.SFT and self.sft and self.sft.from_:
+            return (self.sft.from_,)
         if stage is Stage.GRPO and self.grpo and self.grpo.from_:
             return (self.grpo.from_,)
         if stage is not Stage.EVALUATION:

@@ -164,6 +164,15 @@ class From(Contract):
     """Which of its stages."""
 
 
+class FromDistill(Contract):
+    """Another run's finished distillation to learn from, so that a teacher is paid once."""
+
+    run: RunName
+    """The other run's name, in the same storage."""
+    stage: Literal["distill"] = "distill"
+    """Which of its stages."""
+
+
 class StageSpec(Contract):
     """What every stage has."""
 
@@ -267,7 +276,9 @@ class SFT(TrainingSpec):
     """Supervised fine-tuning on chain of thought: the cold start."""
 
     dataset: Dataset | None = None
-    """The rows to train on; absent: those that this run's `distill` makes."""
+    """The rows to train on; absent: those that this run's `distill` makes, or `from` names."""
+    from_: FromDistill | None = Field(default=None, alias="from")
+    """Train on the rows that another run's `distill` has made."""
     learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1e-5
     """Peak learning rate."""
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "cosine"

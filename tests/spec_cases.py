@@ -103,6 +103,15 @@ CASES = (
         False,
         {**PRESET, "distill": DISTILL["distill"], "sft.dataset": DATASET},
     ),
+    Case("rows of another run", True, {"sft.dataset": DROP, "sft.from": {"run": "x"}}),
+    Case("rows of another run with a preset", True, {**PRESET, "sft.from": {"run": "x"}}),
+    Case("rows of another run beside a data set", False, {"sft.from": {"run": "x"}}),
+    Case("rows of another run beside distill", False, {**DISTILL, "sft.from": {"run": "x"}}),
+    Case(
+        "rows of a stage that makes none",
+        False,
+        {"sft.dataset": DROP, "sft.from": {"run": "x", "stage": "sft"}},
+    ),
     Case("distill without teacher", False, {**DISTILL, "distill": {"dataset": DATASET}}),
     Case(
         "distill with a key in the URL",

@@ -181,9 +181,8 @@ def _fitted(spec: dict[str, Any]) -> dict[str, Any]:
     spec.setdefault("conversation", {}).update(minPixels=pixels[0], maxPixels=pixels[1])
     if "distill" in spec:
         _make_unique(spec["distill"].get("patterns"), "")
-        spec.get("sft", {}).pop("dataset", None)
-    elif "sft" in spec:
-        spec["sft"].setdefault("dataset", {"name": "d"})
+    if "sft" in spec:
+        _fit_rows(spec["sft"], distilled="distill" in spec)
     for name in ("sft", "grpo"):
         if name in spec:
             _fit_batch(name, spec[name])
@@ -201,6 +200,16 @@ def _fitted(spec: dict[str, Any]) -> dict[str, Any]:
             spec["evaluation"].pop("matcher", None)
         _fit_checkpoints(spec)
     return spec
+
+
+def _fit_rows(section: dict[str, Any], *, distilled: bool) -> None:
+    """One source of rows."""
+    if distilled:
+        section.pop("from", None)
+    if distilled or section.get("from"):
+        section.pop("dataset", None)
+    else:
+        section.setdefault("dataset", {"name": "d"})
 
 
 def _fit_batch(name: str, section: dict[str, Any]) -> None:

@@ -265,7 +265,7 @@ def _processes(stage: str) -> str:
 
 
 def _cold_start() -> Iterator[Rule]:
-    """One source of the rows that SFT learns; a preset's gives way to the run's own."""
+    """One source of the rows that SFT learns; a preset's gives way to any other."""
     yield _rule(
         "!has(self.sft) || !has(self.sft.dataset) || !has(self.distill)",
         "sft.dataset is given, but sft trains on what this run's distill makes: "
@@ -273,7 +273,14 @@ def _cold_start() -> Iterator[Rule]:
         "sft.dataset",
     )
     yield _rule(
-        "!has(self.sft) || has(self.sft.dataset) || has(self.distill) || has(self.preset)",
+        "!has(self.sft) || !has(self.sft.from) || (!has(self.sft.dataset) && !has(self.distill))",
+        "sft.from names another run's rows, but this run has its own: leave sft.dataset "
+        "and distill out",
+        "sft.from",
+    )
+    yield _rule(
+        "!has(self.sft) || has(self.sft.dataset) || has(self.sft.from) || has(self.distill) || "
+        "has(self.preset)",
         "is required where neither a preset nor distill gives the rows",
         "sft.dataset",
         "FieldValueRequired",

@@ -77,8 +77,8 @@ class _Reading:
         result: Schema = {"type": kind}
         if "description" in schema:
             result["description"] = " ".join(schema["description"].split())
-        if "enum" in schema:
-            return result | {"enum": list(schema["enum"])}
+        if fixed := schema.get("enum", [schema["const"]] if "const" in schema else []):
+            return result | {"enum": list(fixed)}
         if kind == "string":
             return result | _text(schema)
         if kind in ("integer", "number"):

@@ -254,6 +254,18 @@ def test_a_stage_of_another_run_is_started_from(bench):
     assert order["inputs"][0]["location"] == "r/sft/final"
 
 
+def test_fine_tuning_learns_the_rows_that_another_run_has_made(bench):
+    teacher = {"baseUrl": "http://h/v1", "model": "t"}
+    rows = make_run(sft=None, grpo=None, distill={"dataset": {"name": "q"}, "teacher": teacher})
+    digest = bench.go(rows).stage("distill").checkpoint.digest
+    arm = make_run(sft={"from": {"run": "r"}}, grpo=None)
+    arm = arm.model_copy(update={"metadata": arm.metadata.model_copy(update={"name": "arm"})})
+    assert bench.go(arm).holds("Succeeded")
+    order = json.loads((bench.layout("arm").stage("sft").attempt(1) / "order.json").read_text())
+    told = {"name": "distill", "location": "r/distill/final", "digest": digest}
+    assert order["inputs"] == [{"name": "base", "location": "m"}, told]
+
+
 def test_waiting_for_a_run_that_nobody_makes_is_an_error(bench):
     arm = make_run(sft=None, grpo={"dataset": {"name": "d"}, "from": {"run": "absent"}})
     with pytest.raises(LocalRunError, match=r"spec\.grpo: run 'absent', stage sft: there is no"):
