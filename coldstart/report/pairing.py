@@ -55,13 +55,9 @@ def paired(first: tuple[RunRecord, str], second: tuple[RunRecord, str]) -> Paire
     (one, checkpoint), (two, other) = first, second
     if odd := set(one.benchmarks) ^ set(two.benchmarks):
         raise ValueError(f"not the same problems: benchmark {min(odd)} is in one of them only")
-    before, after = _all_grades(one, checkpoint), _all_grades(two, other)
-    if difference := _difference(before, after):
-        raise ValueError(f"not the same problems: {difference}")
+    before, after = all_grades(one, checkpoint), all_grades(two, other)
+    clusters = gains(before, after)
     counted = Counter(transition(grade, after[key]) for key, grade in before.items())
-    clusters: Counter[tuple[str, str]] = Counter()
-    for key, grade in before.items():
-        clusters[key[0], grade.cluster] += after[key].correct - grade.correct
     return Paired(
         {name: counted[name] for name in TRANSITIONS},
         sign_flip(list(clusters.values())),
@@ -69,10 +65,16 @@ def paired(first: tuple[RunRecord, str], second: tuple[RunRecord, str]) -> Paire
     )
 
 
-_Place = tuple[str, str, int]
+Place = tuple[str, str, int]
+"""A response: its benchmark, problem and number."""
 
 
-def _all_grades(found: RunRecord, checkpoint: str) -> dict[_Place, Grade]:
+def all_grades(found: RunRecord, checkpoint: str) -> dict[Place, Grade]:
+    """Right or wrong for each response of a checkpoint, on all its benchmarks.
+
+    Raises:
+        ValueError: responses are missing or damaged.
+    """
     return {
         (benchmark, *key): grade
         for benchmark in found.benchmarks
@@ -80,7 +82,22 @@ def _all_grades(found: RunRecord, checkpoint: str) -> dict[_Place, Grade]:
     }
 
 
-def _difference(before: dict[_Place, Grade], after: dict[_Place, Grade]) -> str:
+def gains(before: dict[Place, Grade], after: dict[Place, Grade]) -> Counter[tuple[str, str]]:
+    """How many more responses the second has right, by benchmark and cluster of problems.
+
+    Raises:
+        ValueError: they are not responses to the same problems; the message says in what they
+            differ.
+    """
+    if difference := _difference(before, after):
+        raise ValueError(f"not the same problems: {difference}")
+    clusters: Counter[tuple[str, str]] = Counter()
+    for key, grade in before.items():
+        clusters[key[0], grade.cluster] += after[key].correct - grade.correct
+    return clusters
+
+
+def _difference(before: dict[Place, Grade], after: dict[Place, Grade]) -> str:
     """In what two sets of problems differ; empty if in nothing."""
     if odd := before.keys() ^ after.keys():
         benchmark, problem, sample = min(odd)

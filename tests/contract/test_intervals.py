@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coldstart.intervals import cluster_bootstrap, mcnemar, sign_flip, wilson
+from coldstart.intervals import cluster_bootstrap, mcnemar, mean_over_seeds, sign_flip, wilson
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,15 @@ def paired(gained, lost, same):
     before = [False] * gained + [True] * lost + [True] * same
     after = [True] * gained + [False] * lost + [True] * same
     return dict(enumerate(before)), dict(enumerate(after))
+
+
+def test_the_interval_over_seeds_is_student_s():
+    bounds = mean_over_seeds([0.8, 0.9])
+    assert (bounds.low, bounds.high) == pytest.approx((0.85 - 12.706 * 0.05, 0.85 + 12.706 * 0.05))
+    many = mean_over_seeds([0.4, 0.6] * 50)
+    assert (many.high - many.low) / 2 == pytest.approx(2.042 * 0.1005 / 10, rel=0.01)
+    with pytest.raises(ValueError, match="needs at least two"):
+        mean_over_seeds([0.8])
 
 
 @pytest.mark.parametrize(("gained", "lost"), list(itertools.product(range(6), repeat=2)))
