@@ -21,7 +21,7 @@ STAGES = frozenset((stage.value,) for stage in Stage)
 
 
 class RunFileError(ValueError):
-    """A run.yaml that cannot be used; one line for each mistake."""
+    """A run.yaml, or a file that leads to some, that cannot be used; one line for each mistake."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
@@ -34,16 +34,28 @@ def load(path: Path) -> ReasoningRun:
     Raises:
         RunFileError: every mistake that was found, with the path of its field.
     """
-    document = _mapping(path)
+    return validated(mapping(path, "ReasoningRun"), f"{path}: ")
+
+
+def validated(document: dict[str, Any], prefix: str) -> ReasoningRun:
+    """The run that a document describes, its preset resolved.
+
+    Args:
+        document: it.
+        prefix: where it came from, for the mistakes.
+
+    Raises:
+        RunFileError: as `load`.
+    """
     try:
         run = _parsed(resolve(document))
     except ValidationError as error:
-        raise RunFileError(problems(error, f"{path}: ", ReasoningRun)) from error
+        raise RunFileError(problems(error, prefix, ReasoningRun)) from error
     except ValueError as error:
-        raise RunFileError([f"{path}: {error}"]) from error
+        raise RunFileError([f"{prefix}{error}"]) from error
     lines = [*_foreign(document, ""), *_lost(document, run)]
     if lines:
-        raise RunFileError([f"{path}: {line}" for line in lines[:MAX_PROBLEMS]])
+        raise RunFileError([f"{prefix}{line}" for line in lines[:MAX_PROBLEMS]])
     return run
 
 
@@ -53,14 +65,19 @@ def _parsed(document: dict[str, Any]) -> ReasoningRun:
     return run
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def mapping(path: Path, kind: str) -> dict[str, Any]:
+    """The one document of a file, which is to be of a kind; nothing in it is judged.
+
+    Raises:
+        RunFileError: it cannot be read, or is no such file.
+    """
     try:
         with path.open("rb") as stream:
             data = stream.read(yamlfile.MAX_BYTES + 1)
     except OSError as error:
         raise RunFileError([f"{path}: cannot be read: {error.strerror}"]) from error
     if len(data) > yamlfile.MAX_BYTES:
-        raise RunFileError([f"{path}: is longer than {yamlfile.MAX_BYTES} bytes: no run.yaml is"])
+        raise RunFileError([f"{path}: is longer than {yamlfile.MAX_BYTES} bytes: no {kind} is"])
     try:
         documents = yamlfile.documents(data.decode())
     except UnicodeDecodeError as error:
@@ -68,9 +85,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunFileError([f"{path}: is not YAML: {printable(str(error))}"]) from error
     if len(documents) != 1:
-        raise RunFileError(
-            [f"{path}: holds {len(documents)} documents; one ReasoningRun is needed"]
-        )
+        raise RunFileError([f"{path}: holds {len(documents)} documents; one {kind} is needed"])
     document = documents[0]
     if not isinstance(document, dict):
         raise RunFileError([f"{path}: must be a mapping, is a {type(document).__name__}"])

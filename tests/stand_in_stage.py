@@ -20,8 +20,12 @@ from coldstart.stage import ORDER_ENV, RESULT_ENV, StageOrder, StageResult, fail
 from coldstart.status import CheckpointRef, ErrorCode
 
 
+def order_given() -> StageOrder:
+    return StageOrder.parse(json.loads(os.environ[ORDER_ENV]))
+
+
 def main() -> int:
-    order = StageOrder.parse(json.loads(os.environ[ORDER_ENV]))
+    order = order_given()
     place = layout.output(order)
     script = json.loads((Path(order.workdir) / "script.json").read_text()).get(order.stage, {})
     place.root.mkdir(parents=True, exist_ok=True)

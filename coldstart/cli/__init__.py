@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from coldstart.cli import data, files, looking, results, running
+from coldstart.cli import data, files, looking, results, running, study
 from coldstart.cli.options import CLUSTER
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -47,7 +47,15 @@ def kubectl_main() -> None:
 for _option in reversed(CLUSTER):
     kubectl = _option(kubectl)
 _BOTH = (looking.status, looking.logs, looking.report, looking.suspend, looking.resume)
-_OWN = (running.run, *files.COMMANDS, data.data, *_BOTH, results.compare, results.regrade)
+_OWN = (
+    running.run,
+    study.study,
+    *files.COMMANDS,
+    data.data,
+    *_BOTH,
+    results.compare,
+    results.regrade,
+)
 for _command in _OWN:
     main.add_command(_command)
 for _command in (*_BOTH, files.validate, files.render):

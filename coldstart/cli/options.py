@@ -137,6 +137,22 @@ def in_place(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
+def in_cluster(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that name a cluster, as its parameter `where`."""
+
+    @functools.wraps(command)
+    def called(
+        namespace: str | None, context: str | None, kubeconfig: str | None, **rest: Any
+    ) -> None:
+        from coldstart.places import Where
+
+        command(where=Where(namespace, context, kubeconfig), **rest)
+
+    for option in reversed(CLUSTER):
+        called = option(called)
+    return called
+
+
 def run_root(name: str, directory: Path) -> Path:
     """The directory of a run; ends the program if there is none."""
     from coldstart.places import NoRun

@@ -9,11 +9,12 @@ from coldstart.generate.alerts import alerts_page, operator_rules, training_rule
 from coldstart.generate.crd import crd_manifest
 from coldstart.generate.dashboards import runs_dashboard, training_dashboard
 from coldstart.generate.memory import memory_page
-from coldstart.generate.reference import metrics_page, run_page
+from coldstart.generate.reference import metrics_page, run_page, study_page
 
 FILES: Mapping[str, Callable[[], str]] = {
     "manifests/crd.yaml": crd_manifest,
     "docs/reference/run.md": run_page,
+    "docs/reference/study.md": study_page,
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/memory.md": memory_page,
     f"{chart.FOLDER}/Chart.yaml": chart.chart_metadata,

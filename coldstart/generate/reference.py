@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from coldstart.metrics import COMMON_LABELS, METRICS, PHASES, PREFIX, Metric
 from coldstart.run import ReasoningRun
 from coldstart.status import ErrorCode
+from coldstart.study.spec import Study
 
 _HEAD = "<!-- Made by `make generate` from the models; edit those. -->\n\n"
 
@@ -20,6 +21,12 @@ _HEAD = "<!-- Made by `make generate` from the models; edit those. -->\n\n"
 def run_page() -> str:
     """Every section of a ReasoningRun as a table of fields."""
     parts = [f"{_HEAD}# The run file\n", *_model_sections(ReasoningRun), _error_codes()]
+    return "\n".join(parts) + "\n"
+
+
+def study_page() -> str:
+    """Every section of a Study as a table of fields."""
+    parts = [f"{_HEAD}# The study file\n", *_model_sections(Study)]
     return "\n".join(parts) + "\n"
 
 
@@ -73,7 +80,7 @@ def _model_sections(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _section(model: type[BaseModel]) -> str:
-    summary = (model.__doc__ or "").strip()
+    summary = " ".join((model.__doc__ or "").split())
     lines = [f"## {model.__name__}\n", f"{summary}\n", "| field | type | default | meaning |"]
     lines.append("|---|---|---|---|")
     for name, info in model.model_fields.items():

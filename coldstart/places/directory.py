@@ -190,6 +190,32 @@ class Directory:
         except (ValueError, OSError) as error:
             raise PlaceError(str(error)) from error
 
+    def start(self, run: ReasoningRun) -> bool:
+        """Refuse.
+
+        Raises:
+            PlaceError: a run on this machine lives with the command that started it.
+        """
+        raise PlaceError(f"{run.metadata.name}: `coldstart run` starts a run on this machine")
+
+    def file(
+        self,
+        name: str,
+        path: str,
+        seconds: int,  # noqa: ARG002 - it is here
+        tell: Callable[[str], None],  # noqa: ARG002 - as above
+    ) -> bytes:
+        """A file of a run's directory.
+
+        Raises:
+            PlaceError: it cannot be read.
+        """
+        where = self.root(name) / path
+        try:
+            return where.read_bytes()
+        except OSError as error:
+            raise PlaceError(f"{where}: cannot be read: {error.strerror}") from error
+
     def suspend(self, name: str, *, value: bool) -> str:  # noqa: ARG002 - refused either way
         """Refuse.
 

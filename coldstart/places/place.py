@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from coldstart.run import ReasoningRun
 from coldstart.status import RunStatus, StageStatus
 
 if TYPE_CHECKING:
@@ -163,6 +164,14 @@ class Place(Protocol):
 
     def suspend(self, name: str, *, value: bool) -> str:
         """Suspend a run or let it go on; what has come of it, as a sentence."""
+        ...
+
+    def start(self, run: ReasoningRun) -> bool:
+        """Have a run carried out, if it is not there; whether it was not."""
+        ...
+
+    def file(self, name: str, path: str, seconds: int, tell: Callable[[str], None]) -> bytes:
+        """A file of a run's directory; a place that has to fetch it may take so long."""
         ...
 
 

@@ -171,13 +171,30 @@ class ClusterPlace:
             PlaceError: there is none yet, it cannot be had, or not be written here.
         """
         name = _bare(name)
-        data = self._ask(self._fetched(name, query.seconds, tell), name)
+        data = self._ask(self._page(name, query.seconds, tell), name)
         path = query.output or Path(f"{name}-{_REPORT}")
         try:
             write_atomic(path, data)
         except OSError as error:
             raise PlaceError(f"{path}: cannot be written: {error.strerror}") from error
         return path
+
+    def start(self, run: ReasoningRun) -> bool:
+        """Create a run unless it is there; whether it was not.
+
+        Raises:
+            PlaceError: one of this name is there that is scored otherwise, or the cluster refuses.
+        """
+        return self._ask(self._started(run), run.metadata.name)
+
+    def file(self, name: str, path: str, seconds: int, tell: Callable[[str], None]) -> bytes:
+        """Fetch a file of a run's directory from its storage.
+
+        Raises:
+            PlaceError: it cannot be had.
+        """
+        name = _bare(name)
+        return self._ask(self._file(name, path, seconds, tell), name)
 
     def suspend(self, name: str, *, value: bool) -> str:
         """Set `spec.suspend`.
@@ -215,20 +232,49 @@ class ClusterPlace:
         await self._cluster.patch(RUNS, self._namespace, name, {"spec": {"suspend": value}})
         return f"{name} is to be suspended, after it has saved" if value else f"{name} goes on"
 
-    async def _fetched(self, name: str, seconds: int, tell: Callable[[str], None]) -> bytes:
-        document = await self._get(name)
+    async def _started(self, run: ReasoningRun) -> bool:
+        metadata = {"name": run.metadata.name, "labels": run.metadata.labels}
         try:
-            run = read_run(document)
+            await self._cluster.create(
+                RUNS, self._namespace, run.document() | {"metadata": metadata}
+            )
+        except ApiError as error:
+            if not error.exists:
+                raise
+        else:
+            return True
+        there = await self._read(run.metadata.name)
+        if there.spec.evaluation != run.spec.evaluation:
+            raise PlaceError(
+                f"{run.metadata.name}: is there and is scored otherwise (spec.evaluation), which "
+                "cannot be changed: delete it, or give the study another name"
+            )
+        return False
+
+    async def _read(self, name: str) -> ReasoningRun:
+        try:
+            return read_run(await self._get(name))
         except InvalidRun as error:
             raise NoPage(f"{name}: {error.message}") from error
+
+    async def _page(self, name: str, seconds: int, tell: Callable[[str], None]) -> bytes:
+        run = await self._read(name)
         if run.spec.evaluation is None:
             raise NotYet(f"{name} has no evaluation, which is what writes {_REPORT} on a cluster")
         entry = run.status.stage("evaluation") if run.status else None
         if entry is None or entry.state is not StageState.SUCCEEDED:
             state = entry.state if entry else StageState.WAITING
             raise NotYet(f"{_REPORT} is written at the end of the evaluation, which is {state}")
-        path, image = f"{name}/{_REPORT}", await self._image(run)
-        return await fetched(self._cluster, run, path, image=image, seconds=seconds, tell=tell)
+        return await self._fetched(run, _REPORT, seconds, tell)
+
+    async def _file(self, name: str, path: str, seconds: int, tell: Callable[[str], None]) -> bytes:
+        return await self._fetched(await self._read(name), path, seconds, tell)
+
+    async def _fetched(
+        self, run: ReasoningRun, path: str, seconds: int, tell: Callable[[str], None]
+    ) -> bytes:
+        where, image = f"{run.metadata.name}/{path}", await self._image(run)
+        return await fetched(self._cluster, run, where, image=image, seconds=seconds, tell=tell)
 
     async def _image(self, run: ReasoningRun) -> str:
         """The image of the run's last job; who started it may have named one of their own."""

@@ -449,4 +449,4 @@ def test_a_spec_that_fits_the_first_order_fits_all():
 
 def test_a_file_that_is_no_run_at_all_is_not_read_to_its_end(file):
     _, lines = read(file, b"\xff" * (yamlfile.MAX_BYTES + 1))
-    assert lines == [f"is longer than {yamlfile.MAX_BYTES} bytes: no run.yaml is"]
+    assert lines == [f"is longer than {yamlfile.MAX_BYTES} bytes: no ReasoningRun is"]

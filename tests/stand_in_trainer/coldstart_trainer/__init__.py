@@ -1,0 +1,1 @@
+"""In the place of the trainer where this folder is first on PYTHONPATH: carries out any order."""
