@@ -1,4 +1,4 @@
-"""The quickstart as a user runs it, its ablation arms, and what a broken reward leaves of it."""
+"""The quickstart as a user runs it, without its cold start, and with a broken reward."""
 
 import json
 import re
@@ -14,10 +14,8 @@ from prometheus import free_port, prometheus, put_in, queries
 from quickstart_build import EXAMPLE
 
 from coldstart.metrics import PREFIX, TABLE
-from coldstart.runfile import load
 
 LEAST_GAIN = 0.10
-ARMS = {"sft-only": ("grpo",), "grpo-only": ("sft",)}
 
 
 def command(*arguments: str, cwd: Path) -> str:
@@ -131,12 +129,16 @@ def test_with_a_reward_that_does_not_look_at_the_answer_the_gain_vanishes(folder
 
 @pytest.mark.slow
 def test_grpo_without_the_cold_start_stays_far_behind(folder):
-    coldstart("run", "grpo-only.yaml", cwd=folder)
-    arm, whole = scores("quickstart-grpo-only", folder), scores("quickstart", folder)
-    assert list(arm) == ["base", "grpo"]
-    assert arm["grpo"]["high"] < whole["grpo"]["low"]
-    table = coldstart("compare", "quickstart", "quickstart-grpo-only", cwd=folder)
-    assert "quickstart-grpo-only" in table
+    run = yaml.safe_load((folder / "run.yaml").read_text())
+    run["spec"]["evaluation"]["checkpoints"] = ["grpo"]
+    (folder / "scored-once.yaml").write_text(yaml.safe_dump(run))
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    study["spec"] = {"run": "scored-once.yaml", "matrix": {"stages": ["grpo"]}}
+    (folder / "grpo-alone.yaml").write_text(yaml.safe_dump(study))
+    coldstart("study", "grpo-alone.yaml", cwd=folder)
+    (arm,) = json.loads((folder / "runs/quickstart-study.json").read_text())["rows"]
+    assert (arm["arm"], arm["measures"][0]["responses"]) == ("grpo", 400)
+    assert arm["measures"][0]["high"] < scores("quickstart", folder)["grpo"]["low"]
 
 
 @pytest.mark.slow
@@ -156,20 +158,3 @@ def test_kept_responses_are_graded_again_without_the_model(folder):
         assert scores("quickstart", folder) == before
     finally:
         shutil.move(folder / "moved-away", folder / "build/model")
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_an_arm_is_the_same_file_with_a_section_left_out(arm):
-    def spec(name):
-        document = load(EXAMPLE / name).document()
-        return document["spec"]
-
-    whole, part = spec("run.yaml"), spec(f"{arm}.yaml")
-    for section in ARMS[arm]:
-        del whole[section]
-        whole["evaluation"]["checkpoints"].remove(section)
-    # A gate guards what comes after; an arm may end with what it would refuse.
-    for section in ("sft", "grpo"):
-        for document in (whole, part):
-            document.get(section, {}).pop("gate", None)
-    assert part == whole
