@@ -33,7 +33,15 @@ from coldstart.results import BenchmarkResult, Sample
 from coldstart.spec import Conversation
 from coldstart.stage import StageOrder
 from coldstart.status import ErrorCode
-from coldstart.summary import Origin, graded, summarise, write_result, write_samples
+from coldstart.summary import (
+    Origin,
+    graded,
+    matcher_versions,
+    regraded,
+    summarise,
+    write_result,
+    write_samples,
+)
 from coldstart_trainer import data, model, phases
 from coldstart_trainer.data import Rows
 from coldstart_trainer.errors import StageFailure
@@ -206,7 +214,7 @@ class _Stage:
         """Grade what is there with this run's matcher, where another has graded it."""
         samples = store.samples()
         if any(sample.matcher != self.spec.matcher for sample in samples):
-            write_samples(store.directory, graded(samples, self.grader, judge))
+            write_samples(store.directory, regraded(samples, self.grader, judge))
 
     def _rows(self, index: int, benchmark: Benchmark, source: Input, processor: Any) -> Rows:
         """The rows of a benchmark; which fit depends on tokenizer and processor only."""
@@ -322,6 +330,7 @@ class _Stage:
             words=self.order.spec.reflection,
             grader=self.grader if self.state.is_main_process else None,
             judge=judge,
+            versions=matcher_versions(store.directory),
         )
         if self.state.is_main_process:
             write_result(store.directory, result)
