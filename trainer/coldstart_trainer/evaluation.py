@@ -27,7 +27,7 @@ from coldstart.grading import Grader, extract
 from coldstart.judging import EndpointError, Judge, judge_factory
 from coldstart.layout import RunLayout
 from coldstart.metrics import series
-from coldstart.report import traced_run, write_report
+from coldstart.report import CARRIED, traced_run, write_report
 from coldstart.report.scores import score_metrics
 from coldstart.results import BenchmarkResult, Sample
 from coldstart.spec import Conversation
@@ -108,7 +108,7 @@ def _report(order: StageOrder, numbers: Mapping[str, float]) -> None:
         recorded = record.read(layout)
         if recorded is None or recorded.metadata.uid != order.run.uid:
             run = traced_run(order, numbers, datetime.now(UTC))
-            log.info("wrote %s", write_report(layout.root, run))
+            log.info("wrote %s", write_report(layout.root, run, CARRIED))
     except Exception:
         # The stage has done its work, whatever there is in files that others wrote.
         log.exception("%s could not be written", layout.report)
