@@ -8,6 +8,9 @@ from pydantic import Field, JsonValue
 
 from coldstart.schema import Contract, Digest, Name
 
+CORRECT = "correct"
+"""The one outcome that counts as right."""
+
 
 class Sample(Contract):
     """One response, as it was sampled, with its grade; a line of `samples.jsonl`."""
@@ -48,11 +51,13 @@ class Sample(Contract):
     """`correct`, `wrong`, `no_answer`, … as the matcher calls it."""
     matcher: Name = "rule"
     """What graded it."""
+    other_outcomes: dict[Name, Name] = {}
+    """What other matchers, which graded it before, made of it: outcome by matcher."""
 
     @property
     def correct(self) -> bool:
         """Whether it counts as right."""
-        return self.outcome == "correct"
+        return self.outcome == CORRECT
 
     @property
     def unit_of_evidence(self) -> str:
@@ -193,6 +198,31 @@ class JudgeUse(Contract):
     """Tokens that it wrote."""
 
 
+class Agreement(Contract):
+    """How the matcher of a result and one that graded the same responses before agree."""
+
+    matcher: Name
+    """The other matcher."""
+    matcher_version: str = ""
+    """Its version; empty where that is not known."""
+    outcomes: dict[str, dict[str, int]]
+    """Responses by the outcome of the result's own matcher, then by the other's."""
+
+    def count(self, *, own: bool, other: bool) -> int:
+        """Responses that each of the two counts as right, or does not."""
+        return sum(
+            count
+            for outcome, row in self.outcomes.items()
+            for of_other, count in row.items()
+            if (outcome == CORRECT) == own and (of_other == CORRECT) == other
+        )
+
+    @property
+    def n(self) -> int:
+        """Responses that both have graded."""
+        return sum(sum(row.values()) for row in self.outcomes.values())
+
+
 class BenchmarkResult(Contract):
     """What the responses of one checkpoint on one benchmark add up to; `results.json`."""
 
@@ -210,6 +240,8 @@ class BenchmarkResult(Contract):
     """Which version of it: of the rules and of math-verify, or the judge's model and prompt."""
     judge: JudgeUse | None = None
     """Of the matcher `judge`: what it cost."""
+    agreements: tuple[Agreement, ...] = ()
+    """With the matchers that have graded the same responses before."""
     accuracy: float
     """Share of right responses."""
     low: float
@@ -246,3 +278,8 @@ class BenchmarkResult(Contract):
     """Where problems have several responses each."""
     wemath: WeMath | None = None
     """Of We-Math: its four dimensions."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of a published benchmark was asked, so that published figures compare."""
+        return self.published is not None and self.problems == self.published

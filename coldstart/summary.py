@@ -26,7 +26,7 @@ from coldstart.grading import Case, Grader
 from coldstart.grading import case as graded_case
 from coldstart.judging import Judge, judge_factory
 from coldstart.lexicon import MAYE_LIST, WordList
-from coldstart.results import BenchmarkResult, KindResult, Sample
+from coldstart.results import Agreement, BenchmarkResult, KindResult, Sample
 from coldstart.run import ReasoningRun, RunSpec
 from coldstart.schema import Contract, Digest, Name, Positive, problems
 
@@ -114,6 +114,7 @@ def summarise(
     words: WordList = MAYE_LIST,
     grader: Grader | None = None,
     judge: Judge | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> BenchmarkResult:
     """What the responses of one checkpoint on one benchmark add up to.
 
@@ -128,6 +129,7 @@ def summarise(
         words: what marks reflection.
         grader: what finds answers equal for the majority vote; without one there is no vote.
         judge: what has graded them, if it was not the rule matcher.
+        versions: of the matchers that graded them before (`matcher_versions`).
 
     Raises:
         ValueError: there are no samples.
@@ -143,6 +145,7 @@ def summarise(
         matcher="judge" if judge else "rule",
         matcher_version=judge.version if judge else grading.version(),
         judge=judge.use(samples) if judge else None,
+        agreements=_agreements(samples, versions or {}),
         accuracy=_accuracy(samples),
         low=interval.low,
         high=interval.high,
@@ -200,6 +203,35 @@ def graded(samples: Sequence[Sample], grader: Grader, judge: Judge | None = None
     ]
 
 
+def regraded(samples: Sequence[Sample], grader: Grader, judge: Judge | None = None) -> list[Sample]:
+    """The same responses graded anew; what another matcher made of them is kept beside.
+
+    Raises:
+        EndpointError: the judge does not serve.
+    """
+    return [
+        new.model_copy(update={"other_outcomes": _others(old, new.matcher)})
+        for old, new in zip(samples, graded(samples, grader, judge), strict=True)
+    ]
+
+
+def _others(before: Sample, matcher: str) -> dict[str, str]:
+    known = {**before.other_outcomes, before.matcher: before.outcome}
+    return {name: outcome for name, outcome in known.items() if name != matcher}
+
+
+def matcher_versions(directory: Path) -> dict[str, str]:
+    """The versions of the matchers that the result in a directory tells of, if it tells any."""
+    try:
+        result = read_document(layout.results(directory), BenchmarkResult)
+    except ValueError:
+        return {}  # to grade again is what mends it
+    if result is None:
+        return {}
+    others = {other.matcher: other.matcher_version for other in result.agreements}
+    return others | {result.matcher: result.matcher_version}
+
+
 def write_samples(directory: Path, samples: Iterable[Sample]) -> None:
     """Replace the responses of a benchmark as a whole."""
     lines = [json.dumps(s.document(), ensure_ascii=False, separators=(",", ":")) for s in samples]
@@ -231,7 +263,7 @@ def regrade(
             "evaluate the run to its end first"
         )
     with nullcontext(grader) if grader else Grader() as rules:
-        anew = graded(samples, rules, judge)
+        anew = regraded(samples, rules, judge)
         result = summarise(
             anew,
             origin,
@@ -239,6 +271,7 @@ def regrade(
             words=words,
             grader=rules,
             judge=judge,
+            versions=matcher_versions(directory),
         )
     write_samples(directory, anew)
     write_result(directory, result)
@@ -303,6 +336,18 @@ def _specs(where: layout.RunLayout) -> tuple[RunSpec, Evaluation]:
 
 def _accuracy(samples: Sequence[Sample]) -> float:
     return fmean(sample.correct for sample in samples)
+
+
+def _agreements(samples: Sequence[Sample], versions: Mapping[str, str]) -> tuple[Agreement, ...]:
+    found: dict[str, dict[str, Counter[str]]] = {}
+    for sample in samples:
+        for matcher, outcome in sample.other_outcomes.items():
+            row = found.setdefault(matcher, {}).setdefault(sample.outcome, Counter())
+            row[outcome] += 1
+    return tuple(
+        Agreement(matcher=name, matcher_version=versions.get(name, ""), outcomes=outcomes)
+        for name, outcomes in found.items()
+    )
 
 
 def _kinds(samples: Sequence[Sample], kinds: Sequence[ResponseKind]) -> Mapping[str, KindResult]:

@@ -39,6 +39,11 @@ class Elements(HTMLParser):
     def named(self, tag):
         return [attributes for name, attributes in self.found if name == tag]
 
+    def scripts(self):
+        """What a browser would run: the page's own is one without attributes; the rest is data."""
+        data = ("application/json", "text/plain")
+        return [a for a in self.named("script") if a.get("type") not in data]
+
 
 def rewritten(run_dir, checkpoint, benchmark, change) -> None:
     """Samples with something changed in each, and the results that follow."""

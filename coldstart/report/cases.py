@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import re
-import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from coldstart.report.pairing import TRANSITIONS, Transition, transition
+from coldstart.report.pictures import Copy, gallery
 from coldstart.report.reading import Key, RunRecord, grades, samples
 from coldstart.results import Sample
 
@@ -22,18 +19,14 @@ HEAD_CHARACTERS, TAIL_CHARACTERS = 2800, 1200
 PROBLEM_CHARACTERS = 2000
 IMAGES = 4
 """Images shown of one problem."""
-IMAGE_BYTES = 400_000
-TOTAL_IMAGE_BYTES = 4_000_000
-"""What the page embeds at most, before base64."""
+IMAGE_BYTES = 1_000_000
+"""Of all images, before base64."""
 
-TINY_PIXELS = 160
-
-_PNG_HEADER = 24
-"""Signature, length and kind of the first chunk, width, height."""
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_HASH = re.compile(r"[0-9a-f]{64}")
 _BOX = r"\boxed{"
+
+
+Place = tuple[str, Key]
+"""A benchmark, and a response to one of its problems."""
 
 
 class Part(NamedTuple):
@@ -42,23 +35,6 @@ class Part(NamedTuple):
     text: str
     role: Literal["text", "box", "gap"]
     """Plain text, the last box, or a note of what is left out."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image inside the page."""
-
-    uri: str
-    """The image itself, as a data URI."""
-    width: int
-    """Pixels."""
-    height: int
-    """Pixels."""
-
-    @property
-    def tiny(self) -> bool:
-        """Whether it is so small that single pixels matter, and are better not blurred."""
-        return max(self.width, self.height) < TINY_PIXELS
 
 
 @dataclass(frozen=True)
@@ -82,10 +58,10 @@ class Case:
     problem: str
     gold: str
     choices: tuple[str, ...]
-    images: tuple[Picture, ...]
+    images: tuple[Copy, ...]
     """Those that are shown."""
     missing_images: int
-    """Images that are not on the disk, too large, or too many."""
+    """Images that are not on the disk, no images, or too many."""
     answers: tuple[Answer, ...]
 
 
@@ -97,29 +73,6 @@ class CaseGroup:
     count: int
     """How many responses there are of it, shown or not."""
     cases: tuple[Case, ...]
-
-
-@dataclass
-class Album:
-    """The images of a run, within a budget of bytes."""
-
-    directory: Path
-    left: int = TOTAL_IMAGE_BYTES
-
-    def picture(self, name: str) -> Picture | None:
-        """The image of a hash; None if it is missing, no PNG, or beyond the budget."""
-        path = self.directory / f"{name}.png"
-        if not _HASH.fullmatch(name) or not path.is_file():
-            return None
-        if path.stat().st_size > min(IMAGE_BYTES, self.left):
-            return None
-        data = path.read_bytes()
-        if not data.startswith(_PNG) or len(data) < _PNG_HEADER:
-            return None
-        self.left -= len(data)
-        width, height = struct.unpack(">II", data[_PNG_HEADER - 8 : _PNG_HEADER])
-        uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        return Picture(uri, width, height)
 
 
 def case_groups(found: RunRecord, checkpoints: tuple[str, ...]) -> list[CaseGroup]:
@@ -137,26 +90,33 @@ def case_groups(found: RunRecord, checkpoints: tuple[str, ...]) -> list[CaseGrou
         before = grades(found, checkpoints[0], benchmark)
         after = grades(found, checkpoints[-1], benchmark)
         for key in before.keys() & after.keys():
-            place = hashlib.sha256(f"{benchmark}\0{key[0]}\0{key[1]}".encode()).hexdigest()
-            picked[transition(before[key], after[key])].append((place, benchmark, key))
+            place = (benchmark, key)
+            picked[transition(before[key], after[key])].append((chance(place), benchmark, key))
     chosen = {name: sorted(keys)[:EACH] for name, keys in picked.items()}
     texts = _texts(found, checkpoints, {item[1:] for keys in chosen.values() for item in keys})
-    album = Album(found.layout.images)
+    names = {name for of in texts.values() for item in of.values() for name in item.images[:IMAGES]}
+    copies = gallery(found.layout.images, names, IMAGE_BYTES).copies
     return [
         CaseGroup(
             name,
             len(picked[name]),
-            tuple(_case(benchmark, texts[benchmark, key], album) for _, benchmark, key in keys),
+            tuple(_case(benchmark, texts[benchmark, key], copies) for _, benchmark, key in keys),
         )
         for name, keys in chosen.items()
         if keys or len(checkpoints) > 1
     ]
 
 
-_Texts = dict[tuple[str, Key], dict[str, Sample]]
+def chance(place: Place) -> str:
+    """Sorts responses so that nobody chooses."""
+    benchmark, (problem, number) = place
+    return hashlib.sha256(f"{benchmark}\0{problem}\0{number}".encode()).hexdigest()
 
 
-def _texts(found: RunRecord, checkpoints: tuple[str, ...], wanted: set[tuple[str, Key]]) -> _Texts:
+_Texts = dict[Place, dict[str, Sample]]
+
+
+def _texts(found: RunRecord, checkpoints: tuple[str, ...], wanted: set[Place]) -> _Texts:
     """The chosen responses by benchmark and key, then by checkpoint."""
     texts: _Texts = {item: {} for item in wanted}
     for checkpoint in checkpoints:
@@ -168,30 +128,31 @@ def _texts(found: RunRecord, checkpoints: tuple[str, ...], wanted: set[tuple[str
     return texts
 
 
-def _case(benchmark: str, answers: dict[str, Sample], album: Album) -> Case:
+def _case(benchmark: str, answers: dict[str, Sample], copies: dict[str, Copy]) -> Case:
     first = next(iter(answers.values()))
-    pictures = [album.picture(name) for name in first.images[:IMAGES]]
-    shown = tuple(picture for picture in pictures if picture)
+    shown = tuple(copies[name] for name in first.images[:IMAGES] if name in copies)
     return Case(
         benchmark=benchmark,
         id=first.id,
         number=first.sample,
-        problem=_head(first.problem, PROBLEM_CHARACTERS),
+        problem=head(first.problem, PROBLEM_CHARACTERS),
         gold=first.gold,
         choices=first.choices,
         images=shown,
         missing_images=len(first.images) - len(shown),
         answers=tuple(
-            Answer(name, sample, _shown(sample.response)) for name, sample in answers.items()
+            Answer(name, sample, response_parts(sample.response))
+            for name, sample in answers.items()
         ),
     )
 
 
-def _head(text: str, size: int) -> str:
+def head(text: str, size: int) -> str:
+    """The beginning of a text."""
     return text if len(text) <= size else f"{text[:size]}…"
 
 
-def _shown(text: str) -> tuple[Part, ...]:
+def response_parts(text: str) -> tuple[Part, ...]:
     """A response in pieces, the middle of a long one left out."""
     left_out = len(text) - HEAD_CHARACTERS - TAIL_CHARACTERS
     if left_out <= 0:

@@ -20,16 +20,13 @@ def notes(found: RunRecord) -> list[str]:
             "This is one run with one seed. The intervals cover the choice of problems and the "
             "sampling of responses, not the luck of training: another seed may land elsewhere."
         )
-        matchers = sorted({result.matcher for result in found.results.values()})
-        made.append(
-            f"Answers were graded by the matcher “{', '.join(matchers)}”, which is this project's "
-            "own. Another matcher or an LLM judge can move such numbers by several points."
-        )
+        made += _matchers(found)
         made += _pairs(spec)
         made += _draws(found)
         made.append(_reflection(found))
         made.append(
-            "The sample completions were picked by a hash of their problem's id: nobody chose them."
+            "Nobody chose the sample completions: where the page does not hold all, a hash of "
+            "their problem's id has picked them."
         )
     made += _licences(spec)
     return made
@@ -43,6 +40,17 @@ def _paper(spec: RunSpec) -> str:
             "data, benchmark splits, prompt and matcher decide the numbers as much."
         )
     return start + "The values of this run are its file's own."
+
+
+def _matchers(found: RunRecord) -> list[str]:
+    whose = {"rule": "this project's own rules", "judge": "a model that judges"}
+    matchers = {(result.matcher, result.matcher_version) for result in found.results.values()}
+    return [
+        f"Answers were graded by the matcher “{name}”, {whose.get(name, 'another one')}"
+        f"{f' ({version})' if version else ''}. Another matcher can move such numbers by several "
+        "points."
+        for name, version in sorted(matchers)
+    ]
 
 
 def _pairs(spec: RunSpec) -> list[str]:

@@ -16,8 +16,12 @@ from coldstart.files import write_atomic
 from coldstart.metrics import Progress
 from coldstart.report import charts, curves, words
 from coldstart.report.aha import aha
+from coldstart.report.anchors import anchors, mean_anchors, source
+from coldstart.report.browser import ROOM, Browser, Room, browser, script, script_hash
 from coldstart.report.cases import CaseGroup, case_groups
+from coldstart.report.confusion import confusions
 from coldstart.report.gain import Gain, KindShare, gain, kind_shares
+from coldstart.report.groups import SHOWN, facets
 from coldstart.report.honesty import notes
 from coldstart.report.pairing import Paired, paired
 from coldstart.report.reading import RunRecord, manifest, read_progress, read_run
@@ -38,13 +42,14 @@ _STAGE_TITLES = {
 }
 
 
-def write_report(run_dir: Path, run: ReasoningRun | None = None) -> Path:
+def write_report(run_dir: Path, run: ReasoningRun | None = None, room: Room = ROOM) -> Path:
     """Write a run's `report.html`, whole or not at all, from what the run has so far.
 
     Args:
         run_dir: the run's directory.
         run: the run with its status, where the directory does not hold it
             (`coldstart.report.traces`).
+        room: how much the page holds.
 
     Returns:
         The page's path.
@@ -54,18 +59,18 @@ def write_report(run_dir: Path, run: ReasoningRun | None = None) -> Path:
         OSError: the page cannot be written.
     """
     found = read_run(run_dir, run)
-    page = render(found, datetime.now(UTC))
+    page = render(found, datetime.now(UTC), room)
     write_atomic(found.layout.report, page.encode())
     return found.layout.report
 
 
-def render(found: RunRecord, now: datetime) -> str:
-    """The page as HTML: one file that asks for no other, with no script.
+def render(found: RunRecord, now: datetime, room: Room = ROOM) -> str:
+    """The page as HTML: one file that asks for no other; no script runs but our sample browser's.
 
-    Everything that a model, a data set or a user wrote reaches it through the template's escaping
-    alone.
+    Everything that a model, a data set or a user wrote reaches it through the template's escaping,
+    or packed, for the script to show as text.
     """
-    return environment().get_template("page.html.j2").render(_context(found, now))
+    return environment().get_template("page.html.j2").render(_context(found, now, room))
 
 
 def environment() -> Environment:
@@ -84,6 +89,7 @@ def environment() -> Environment:
         "moment": words.moment,
         "span": words.span,
         "p": words.p_value,
+        "zip": zip,
         "coefficient": words.coefficient,
     }
     return made
@@ -97,7 +103,7 @@ class Column:
     label: str
     score: Score
     before: str
-    """The label of the checkpoint before it; empty for the first."""
+    """The checkpoint before it; empty for the first."""
     difference: float
     """The accuracy less that of the checkpoint before it."""
     change: Paired | None
@@ -147,8 +153,9 @@ class StageView:
         return f"{last:,} of {total:,}" if total else f"{last:,}"
 
 
-def _context(found: RunRecord, now: datetime) -> dict[str, Any]:
+def _context(found: RunRecord, now: datetime, room: Room) -> dict[str, Any]:
     problems: list[str] = list(found.notes)
+    groups, held = _samples(found, room, problems)
     stages = [_stage_view(found, stage) for stage in found.run.spec.stages]
     return {
         "run": found.run,
@@ -158,11 +165,20 @@ def _context(found: RunRecord, now: datetime) -> dict[str, Any]:
         "tone": _tone(found),
         "took": _took(found),
         "columns": _columns(found, problems),
+        "anchors": anchors(found),
+        "mean_anchors": mean_anchors(found),
+        "anchor_source": source(),
+        "facets": facets(found),
+        "shown_facets": SHOWN,
+        "confusions": confusions(found),
         "kind_boards": _kind_boards(found),
         "stages": stages,
         "training": [stage for stage in stages if stage.drawings],
         "aha": aha(found, problems),
-        "groups": _groups(found, problems),
+        "groups": groups,
+        "browser": held,
+        "script": script,
+        "script_hash": script_hash,
         "case_span": [found.label(name) for name in found.complete],
         "libraries": _libraries(stages),
         "resolved": _resolved(found),
@@ -192,12 +208,13 @@ def _columns(found: RunRecord, problems: list[str]) -> list[Column]:
     for name, score in scores(found).checkpoints.items():
         change, before, difference = None, "", 0.0
         if made:
-            before = made[-1].label
+            before = made[-1].name
             difference = score.accuracy - made[-1].score.accuracy
             try:
                 change = paired((found, made[-1].name), (found, name))
             except ValueError as error:
-                problems.append(f"{before} and {found.label(name)} cannot be paired: {error}.")
+                labels = f"{found.label(before)} and {found.label(name)}"
+                problems.append(f"{labels} cannot be paired: {error}.")
         made.append(Column(name, found.label(name), score, before, difference, change))
     return made
 
@@ -230,14 +247,17 @@ def _kind_boards(found: RunRecord) -> list[KindBoard]:
     return boards
 
 
-def _groups(found: RunRecord, problems: list[str]) -> list[CaseGroup]:
+def _samples(
+    found: RunRecord, room: Room, problems: list[str]
+) -> tuple[list[CaseGroup], Browser | None]:
+    """A few samples for readers without scripts, and all of them for the others."""
     if not found.complete:
-        return []
+        return [], None
     try:
-        return case_groups(found, found.complete)
+        return case_groups(found, found.complete), browser(found, found.complete, room)
     except ValueError as error:
         problems.append(f"No samples are shown: {error}.")
-        return []
+        return [], None
 
 
 def _stage_view(found: RunRecord, stage: Stage) -> StageView:

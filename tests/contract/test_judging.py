@@ -276,6 +276,7 @@ def regraded(directory, *arguments):
 def test_another_matcher_grades_what_is_kept_and_says_what_changed(kept):
     where = kept / "r" / "evaluation" / "grpo" / "held-out"
     before = [sample.outcome for sample in read_samples(where)]
+    right = before.count("correct")
     with judging(lambda _: "Answer: 1\nVerdict: no") as (fake, url):
         options = ["--matcher", "judge", "--judge-url", url, "--judge-model", MODEL]
         result = regraded(kept, *options)
@@ -283,16 +284,25 @@ def test_another_matcher_grades_what_is_kept_and_says_what_changed(kept):
         asked = len(fake.prompts)
         assert regraded(kept, *options).exit_code == 0
         assert len(fake.prompts) == asked
-    right = before.count("correct")
     assert f"{right} of 6 change between right and wrong" in result.output
     assert "grpo on held-out, graded by judge" in result.output
     assert "asked 6 times, read 66 and wrote 24 tokens" in result.output
     found = json.loads((where / "results.json").read_text())
     assert (found["matcher"], found["accuracy"], found["judge"]["asked"]) == ("judge", 0.0, 6)
+    (with_rule,) = found["agreements"]
+    assert (with_rule["matcher"], with_rule["outcomes"]["wrong"]["correct"]) == ("rule", right)
+    assert [sample.other_outcomes for sample in read_samples(where)] == [
+        {"rule": outcome} for outcome in before
+    ]
+    assert "judge against rule" in (kept / "r" / "report.html").read_text()
     result = regraded(kept, "--matcher", "rule")
     assert f"{right} of 6 change between right and wrong" in result.output
     assert [sample.outcome for sample in read_samples(where)] == before
-    assert "judge" not in json.loads((where / "results.json").read_text())
+    found = json.loads((where / "results.json").read_text())
+    assert "judge" not in found
+    (with_judge,) = found["agreements"]
+    assert with_judge["matcherVersion"].startswith(f"{MODEL}, prompt ")
+    assert with_judge["outcomes"]["correct"] == {"wrong": right}
 
 
 def test_regrading_that_cannot_be_is_refused_and_changes_nothing(kept):

@@ -91,7 +91,7 @@ def test_a_few_examples_of_both_kinds_have_their_words_marked(some):
         assert marked == ["Wait", "re-check"]
     elements = Elements(page(some))
     assert page(some).count("<mark>Wait</mark>") == 4
-    assert not elements.named("script")
+    assert elements.scripts() == [{}]
     assert HOSTILE in told(page(some))
 
 
@@ -114,7 +114,7 @@ def test_a_long_response_is_cut_around_its_first_word(tmp_path):
     assert len(shown) == BEFORE + len("wait") + AFTER
     assert [piece.text for piece in example.pieces if piece.marked] == ["wait", "verify"]
     assert "3 such words" in told(page(root))
-    assert not Elements(page(root)).named("script")
+    assert Elements(page(root)).scripts() == [{}]
 
 
 def test_a_list_of_ones_own_is_named_and_marked(tmp_path):

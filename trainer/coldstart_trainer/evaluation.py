@@ -27,13 +27,21 @@ from coldstart.grading import Grader, extract
 from coldstart.judging import EndpointError, Judge, judge_factory
 from coldstart.layout import RunLayout
 from coldstart.metrics import series
-from coldstart.report import traced_run, write_report
+from coldstart.report import CARRIED, traced_run, write_report
 from coldstart.report.scores import score_metrics
 from coldstart.results import BenchmarkResult, Sample
 from coldstart.spec import Conversation
 from coldstart.stage import StageOrder
 from coldstart.status import ErrorCode
-from coldstart.summary import Origin, graded, summarise, write_result, write_samples
+from coldstart.summary import (
+    Origin,
+    graded,
+    matcher_versions,
+    regraded,
+    summarise,
+    write_result,
+    write_samples,
+)
 from coldstart_trainer import data, model, phases
 from coldstart_trainer.data import Rows
 from coldstart_trainer.errors import StageFailure
@@ -100,7 +108,7 @@ def _report(order: StageOrder, numbers: Mapping[str, float]) -> None:
         recorded = record.read(layout)
         if recorded is None or recorded.metadata.uid != order.run.uid:
             run = traced_run(order, numbers, datetime.now(UTC))
-            log.info("wrote %s", write_report(layout.root, run))
+            log.info("wrote %s", write_report(layout.root, run, CARRIED))
     except Exception:
         # The stage has done its work, whatever there is in files that others wrote.
         log.exception("%s could not be written", layout.report)
@@ -206,7 +214,7 @@ class _Stage:
         """Grade what is there with this run's matcher, where another has graded it."""
         samples = store.samples()
         if any(sample.matcher != self.spec.matcher for sample in samples):
-            write_samples(store.directory, graded(samples, self.grader, judge))
+            write_samples(store.directory, regraded(samples, self.grader, judge))
 
     def _rows(self, index: int, benchmark: Benchmark, source: Input, processor: Any) -> Rows:
         """The rows of a benchmark; which fit depends on tokenizer and processor only."""
@@ -322,6 +330,7 @@ class _Stage:
             words=self.order.spec.reflection,
             grader=self.grader if self.state.is_main_process else None,
             judge=judge,
+            versions=matcher_versions(store.directory),
         )
         if self.state.is_main_process:
             write_result(store.directory, result)
