@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -157,6 +158,7 @@ def _conclude(
 ) -> NoReturn:
     """Show the table, write it into a directory, and end the program."""
     from coldstart.files import write_atomic
+    from coldstart.report.study_page import render
     from coldstart.study.show import grids, markdown, terminal
     from coldstart.study.table import tabulated
 
@@ -164,13 +166,15 @@ def _conclude(
         table = tabulated(plan, loaded, runs, failures)
         found = grids(table)
         directory.mkdir(parents=True, exist_ok=True)
-        page = directory / f"{plan.study}.md"
-        write_atomic(page, markdown(f"Study {plan.study}", found).encode())
+        page = directory / f"{plan.study}.html"
+        write_atomic(page, render(table, datetime.now(UTC)).encode())
+        text = markdown(f"Study {plan.study}", found)
+        write_atomic(page.with_suffix(".md"), text.encode())
         write_atomic(page.with_suffix(".json"), json.dumps(table.document(), indent=1).encode())
     except (ValueError, OSError) as error:
         mistake(str(error))
     console.print(terminal(found))
-    _say(console, f"table: {page}")
+    _say(console, f"report: {page}")
     sys.exit(FAILED if failures else 0)
 
 

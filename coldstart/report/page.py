@@ -186,7 +186,7 @@ def _context(found: RunRecord, now: datetime, room: Room) -> dict[str, Any]:
         "notes": notes(found),
         "problems": problems,
         "made": now,
-        "maker": f"{DISTRIBUTION} {_own_version()}",
+        "maker": maker(),
     }
 
 
@@ -313,6 +313,11 @@ def _commands(found: RunRecord, stages: list[StageView]) -> list[str]:
         shlex.join(["coldstart", "run", "run.yaml", "--dir", directory]),
         shlex.join(["coldstart", "report", where]),
     ]
+
+
+def maker() -> str:
+    """What writes the pages, with its version."""
+    return f"{DISTRIBUTION} {_own_version()}"
 
 
 def _own_version() -> str:

@@ -102,6 +102,7 @@ def test_it_ends_in_one_table(done):
     pairs = {(pair["first"], pair["second"]): pair for pair in table["pairs"]}
     assert pairs["sft", "sft+grpo"]["p"] < 0.001
     assert (pairs["sft", "sft+grpo"]["better"], pairs["sft", "sft+grpo"]["seeds"]) == (2, 2)
+    assert "<h1>s</h1>" in (folder / "runs/s.html").read_text()
     page = (folder / "runs/s.md").read_text()
     for words in ("| sft+grpo | t | ", "sft → sft+grpo", "2 of 2 seeds", "gates were left out"):
         assert words in page
