@@ -84,7 +84,7 @@ class Distill(StageSpec):
     """How long one request may take."""
     request_retries: Annotated[int, Field(ge=0, le=100)] = 6
     """How often a request is repeated after a time-out, a lost connection, an unreadable answer,
-    or status 408, 429 or 5xx; after that it is counted as failed."""
+    or status 408, 409, 425, 429 or 5xx; after that it is counted as failed."""
     gate: YieldGate = YieldGate()
     """What the rows must come to before fine-tuning may start."""
 

@@ -27,11 +27,13 @@ def told(request):
 
 
 def is_probe(request):
-    return "seed" not in request
+    return told(request)[0] == "Reply with the word yes."
 
 
 class Teacher:
     """The endpoint; `answer(request)` gives a completion, bytes, or `(status, headers, bytes)`."""
+
+    model = MODEL
 
     def __init__(self, answer, key=None):
         self.answer, self.key = answer, key
@@ -44,21 +46,25 @@ class Teacher:
         """The requests but for the probes."""
         return [request for request in self.requests if not is_probe(request)]
 
+    def reply(self, request):
+        """What is said to a request that is no probe."""
+        return self.answer(request)
+
     def respond(self, path, request, headers):
         """Status, headers and body."""
-        if path != "/v1/chat/completions":
+        if not path.endswith("/v1/chat/completions"):  # a proxy is told the host, too
             return 404, {}, b"Not Found"
         if self.key and headers.get("Authorization") != f"Bearer {self.key}":
             said = f"Incorrect API key: {headers.get('Authorization')}"
             return 401, {}, json.dumps({"error": {"message": said}}).encode()
-        if request["model"] != MODEL:
+        if request["model"] != self.model:
             return 404, {}, b'{"error": {"message": "The model does not exist."}}'
         with self._lock:
             self.requests.append(request)
             self.open += 1
             self.most_open = max(self.most_open, self.open)
         try:
-            found = completion("ok") if is_probe(request) else self.answer(request)
+            found = completion("yes") if is_probe(request) else self.reply(request)
         finally:
             with self._lock:
                 self.open -= 1
@@ -68,9 +74,9 @@ class Teacher:
 
 
 @contextmanager
-def serving(answer, key=None):
+def serving(answer, key=None, kind=Teacher):
     """The endpoint and its base URL."""
-    teacher = Teacher(answer, key)
+    teacher = kind(answer, key)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -80,11 +86,12 @@ def serving(answer, key=None):
             data = self.rfile.read(int(self.headers["Content-Length"]))
             status, headers, body = teacher.respond(self.path, json.loads(data), self.headers)
             self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            for name, value in ({"Content-Length": len(body)} | headers).items():
+                self.send_header(name, str(value))
             self.end_headers()
             self.wfile.write(body)
+            # A body that is shorter than it should be ends with its connection.
+            self.close_connection = "Content-Length" in headers
 
         def log_message(self, *_):
             pass

@@ -1,7 +1,6 @@
 """The matcher `judge`: a model behind an OpenAI-compatible endpoint says whether answers are right.
 
-It is no part of the reward, which is the rule matcher's (`coldstart.grading`). HTTP is the standard
-library's.
+It is no part of the reward, which is the rule matcher's (`coldstart.grading`).
 """
 
 from __future__ import annotations
@@ -9,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from coldstart import tasks
+from coldstart.chat import Client, EndpointError
 from coldstart.evaluation import JudgeModel
-from coldstart.judging.endpoint import Endpoint, EndpointError
-from coldstart.judging.judge import Judge, Prompt
+from coldstart.judging.judge import Judge, Prompt, client_of
 
-__all__ = ["Endpoint", "EndpointError", "Judge", "Prompt", "judge_factory"]
+__all__ = ["EndpointError", "Judge", "Prompt", "client_of", "judge_factory"]
 
 
 def judge_factory(model: JudgeModel | None, workdir: Path) -> Callable[[Path], Judge]:
@@ -30,6 +30,11 @@ def judge_factory(model: JudgeModel | None, workdir: Path) -> Callable[[Path], J
     if model is None:
         raise ValueError("spec.evaluation.judge: the run names no judge: say who it is")
     prompt = Prompt.read(workdir / Path(model.prompt).expanduser() if model.prompt else None)
-    endpoint = Endpoint(model)
-    endpoint.probe()
-    return lambda directory: Judge(endpoint, prompt, directory)
+    client = client_of(model)
+    tasks.run(_probe(client))
+    return lambda directory: Judge(client, prompt, directory)
+
+
+async def _probe(client: Client) -> None:
+    async with client:
+        await client.probe()

@@ -1,4 +1,4 @@
-"""Judges kept responses by asking a model about each, once; it knows nothing of HTTP.
+"""Judges kept responses by asking a model about each, once; how it is reached is `chat`'s business.
 
 What was asked is found again by its content in `judge.jsonl`, beside the responses, so that a
 killed run, or another grading of the same responses, does not ask again.
@@ -7,26 +7,31 @@ killed run, or another grading of the same responses, does not ask again.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import threading
-from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from coldstart import layout
+from coldstart import layout, tasks
+from coldstart.chat import CallFailed, Client, Limits
+from coldstart.evaluation import JudgeModel
 from coldstart.files import append_json_line, digest_of, json_lines
 from coldstart.grading import Grade, Outcome, extract
-from coldstart.judging.endpoint import Endpoint, Reply
 from coldstart.results import JudgeUse, Sample
-from coldstart.schema import problems
+from coldstart.schema import Contract, problems
 
 LONGEST_RESPONSE: Final = 20_000
 """Characters of a response that the judge sees: its end, where the answer is."""
+
+RETRIES: Final = 6
+REPLY_TOKENS: Final = 512
+MAX_REPLY: Final = 4_000
+FIELD: Final = "spec.evaluation.judge"
 
 _REMARKS = re.compile(r"(?:#[^\n]*\n)*")
 _PLACE = re.compile(r"\{(question|options|gold|response)\}")
@@ -74,11 +79,32 @@ class Prompt:
         return _PLACE.sub(lambda found: parts[found.group(1)], self.template)
 
 
+class Reply(Contract):
+    """What the model said, and what it cost."""
+
+    text: str
+    """Its words."""
+    prompt_tokens: int = Field(default=0, ge=0)
+    """Tokens that it read, as the endpoint counts them."""
+    completion_tokens: int = Field(default=0, ge=0)
+    """Tokens that it wrote."""
+
+
+def client_of(model: JudgeModel, environment: Mapping[str, str] = os.environ) -> Client:
+    """Who asks a judge: a request that is given up ends the judging.
+
+    Raises:
+        EndpointError: the key is not in the environment.
+    """
+    limits = Limits(model.concurrency, model.timeout_seconds, RETRIES, patience=1)
+    return Client(model, limits, FIELD, environment)
+
+
 class Judge:
     """The judge of the responses in one directory.
 
     Args:
-        endpoint: who is asked.
+        client: who asks the model.
         prompt: what is asked.
         directory: where the responses are, and the record of what was asked about them.
 
@@ -86,11 +112,10 @@ class Judge:
         ValueError: a line of the record is none.
     """
 
-    def __init__(self, endpoint: Endpoint, prompt: Prompt, directory: Path) -> None:
-        self.endpoint = endpoint
+    def __init__(self, client: Client, prompt: Prompt, directory: Path) -> None:
+        self.client = client
         self.prompt = prompt
         self.path = layout.judgements(directory)
-        self._lock = threading.Lock()
         self._replies: dict[str, Reply] = {}
         for line in json_lines(self.path):
             key = str(line.pop("key", ""))
@@ -103,7 +128,7 @@ class Judge:
     def version(self) -> str:
         """The model, and which prompt."""
         digest = hashlib.sha256(self.prompt.template.encode()).hexdigest()
-        return f"{self.endpoint.model.model}, prompt {digest[:12]}"
+        return f"{self.client.endpoint.model}, prompt {digest[:12]}"
 
     def grade(self, samples: Sequence[Sample]) -> list[Grade]:
         """The grades of responses, in their order; those that are empty are not asked about.
@@ -113,7 +138,9 @@ class Judge:
             OSError: the record cannot be written.
         """
         asked = {self._key(sample): sample for sample in samples if not _plain_outcome(sample)}
-        self._ask({key: each for key, each in asked.items() if key not in self._replies})
+        left = {key: each for key, each in asked.items() if key not in self._replies}
+        if left:
+            tasks.run(self._ask(left))
         return [self._grade(sample) for sample in samples]
 
     def use(self, samples: Iterable[Sample]) -> JudgeUse:
@@ -128,25 +155,33 @@ class Judge:
         )
 
     def _key(self, sample: Sample) -> str:
-        return digest_of({"model": self.endpoint.model.model, "prompt": self.prompt.filled(sample)})
+        return digest_of(
+            {"model": self.client.endpoint.model, "prompt": self.prompt.filled(sample)}
+        )
 
-    def _ask(self, samples: dict[str, Sample]) -> None:
-        stop = threading.Event()
-        pool = ThreadPoolExecutor(self.endpoint.model.concurrency, "judge")
+    async def _ask(self, samples: Mapping[str, Sample]) -> None:
+        async with self.client:
+            # Twice as many as may be asked at once: each has its question ready when one may.
+            await tasks.each(samples.items(), self._one, 2 * self.client.limits.concurrency)
+
+    async def _one(self, item: tuple[str, Sample]) -> None:
+        key, sample = item
+        request = {
+            "messages": [{"role": "user", "content": self.prompt.filled(sample)}],
+            "temperature": 0,
+            "max_tokens": REPLY_TOKENS,
+        }
         try:
-            futures = [pool.submit(self._one, key, each, stop) for key, each in samples.items()]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-
-    def _one(self, key: str, sample: Sample, stop: threading.Event) -> None:
-        reply = self.endpoint.ask(self.prompt.filled(sample), stop=stop)
-        with self._lock:
-            append_json_line(self.path, {"key": key, **reply.document()})
-            self._replies[key] = reply
+            answer = await self.client.ask(request, silent=True)
+        except CallFailed as error:
+            raise self.client.failure(error) from error
+        reply = Reply(
+            text=answer.text[-MAX_REPLY:],
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+        )
+        append_json_line(self.path, {"key": key, **reply.document()})
+        self._replies[key] = reply
 
     def _grade(self, sample: Sample) -> Grade:
         box = extract(sample.response)

@@ -10,9 +10,10 @@ from click.testing import CliRunner
 from fake_judge import MODEL, completion, judging, same_digits
 from sample_run import DIGEST, finished_run
 
+from coldstart.chat import client as asking
 from coldstart.cli import main
 from coldstart.evaluation import JudgeModel
-from coldstart.judging import Endpoint, EndpointError, Judge, Prompt, judge_factory
+from coldstart.judging import EndpointError, Judge, Prompt, client_of, judge_factory
 from coldstart.results import Sample
 from coldstart.status import ErrorCode
 from coldstart.summary import Origin, read_samples
@@ -40,12 +41,14 @@ def model(url, **fields):
     return JudgeModel.model_validate({"baseUrl": url, "model": MODEL} | fields)
 
 
-def endpoint(url, **fields):
-    return Endpoint(model(url, **fields), environment={"JUDGE_KEY": KEY}, first_pause=0.001)
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch):
+    monkeypatch.setattr(asking, "FIRST_WAIT", 0.001)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
 
 
 def judge(url, directory, **fields):
-    return Judge(endpoint(url, **fields), Prompt.read(), directory)
+    return Judge(client_of(model(url, **fields)), Prompt.read(), directory)
 
 
 def outcomes(grades):
@@ -77,7 +80,7 @@ def test_a_killed_judge_is_not_asked_again_about_what_it_has_judged(tmp_path):
         assert judge(url, tmp_path).grade(samples) == expected
         assert len(fake.prompts) == 5 + 3
         # Another prompt is another question.
-        other = Judge(endpoint(url), Prompt("{gold} or {response}?"), tmp_path)
+        other = Judge(client_of(model(url)), Prompt("{gold} or {response}?"), tmp_path)
         fake.answer = lambda _: "no"
         assert outcomes(other.grade(samples[:1])) == ["wrong"]
 
@@ -182,7 +185,7 @@ def test_a_fault_that_passes_is_sat_out(tmp_path, fault):
 def test_a_fault_that_stays_ends_the_stage_and_keeps_what_is_judged(tmp_path, fault):
     samples = [sample(str(number), f"so {number}") for number in range(4)]
     with judging(lambda prompt: fault if "so 3" in prompt else same_digits(prompt)) as (fake, url):
-        with pytest.raises(EndpointError, match="of 7 requests the last failed") as caught:
+        with pytest.raises(EndpointError, match="given up after 7 tries, the last with") as caught:
             judge(url, tmp_path, concurrency=1).grade(samples)
         assert caught.value.code is ErrorCode.ENDPOINT_DOWN
         fake.answer = same_digits
@@ -194,9 +197,9 @@ def test_a_fault_that_stays_ends_the_stage_and_keeps_what_is_judged(tmp_path, fa
 def test_an_endpoint_that_never_answers_is_named(tmp_path):
     release = threading.Event()
     with judging(lambda _: str(release.wait(60))) as (_, url):
-        slow = endpoint(url, timeoutSeconds=0.2)
+        slow = judge(url, tmp_path, timeoutSeconds=0.2)
         with pytest.raises(EndpointError, match=r"no answer within 0\.2 s") as caught:
-            slow.ask("well?", retries=1)
+            slow.grade([sample()])
         release.set()
     assert caught.value.code is ErrorCode.ENDPOINT_DOWN
 
@@ -205,22 +208,22 @@ def test_what_is_down_is_named_by_the_probe(tmp_path):
     with judging() as (_, url):
         pass
     with pytest.raises(EndpointError, match=r"judge\.baseUrl: .*does not serve.*no connection"):
-        endpoint(url).probe()
+        judge_factory(model(url), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("fields", "key", "words"),
     [
-        ({"model": "other"}, None, r"judge\.model: .*does not know other.*does not exist"),
-        ({}, KEY, r"judge\.apiKeyEnv: the endpoint refuses the key"),
+        ({"model": "other"}, None, r"judge\.model: .*has no model 'other'.*does not exist"),
+        ({}, KEY, r"judge\.apiKeyEnv: a key is needed"),
         ({"apiKeyEnv": "JUDGE_KEY"}, "another", r"judge\.apiKeyEnv: .*Bearer \*\*\*"),
         ({"apiKeyEnv": "ABSENT"}, KEY, r"variable ABSENT is not set"),
     ],
 )
-def test_what_only_people_can_mend_is_named_at_once(fields, key, words):
+def test_what_only_people_can_mend_is_named_at_once(tmp_path, fields, key, words):
     with judging(key=key) as (fake, url):
         with pytest.raises(EndpointError, match=words) as caught:
-            endpoint(url, **fields).probe()
+            judge_factory(model(url, **fields), tmp_path)
         assert caught.value.code is ErrorCode.ENDPOINT_REFUSED
         assert KEY not in str(caught.value)
         assert fake.probes == 0
@@ -229,7 +232,7 @@ def test_what_only_people_can_mend_is_named_at_once(fields, key, words):
 def test_the_key_is_sent_and_kept_nowhere(tmp_path):
     with judging(key=KEY) as (fake, url):
         judge(url, tmp_path, apiKeyEnv="JUDGE_KEY").grade([sample()])
-        endpoint(url, apiKeyEnv="JUDGE_KEY").probe()
+        judge_factory(model(url, apiKeyEnv="JUDGE_KEY"), tmp_path)
     assert (len(fake.prompts), fake.probes) == (1, 1)
     assert KEY not in (tmp_path / "judge.jsonl").read_text()
 
@@ -313,5 +316,5 @@ def test_regrading_that_cannot_be_is_refused_and_changes_nothing(kept):
     assert (result.exit_code, "baseUrl" in result.output) == (2, True)
     with judging(lambda _: PASSING["fault"]) as (_, url):
         result = regraded(kept, "--judge-url", url, "--judge-model", "other")
-    assert (result.exit_code, "does not know other" in result.output) == (2, True)
+    assert (result.exit_code, "has no model 'other'" in result.output) == (2, True)
     assert {path: path.read_bytes() for path in kept.rglob("*.json*")} == files

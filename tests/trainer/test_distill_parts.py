@@ -1,202 +1,34 @@
-"""The parts of the distill stage, without a model: client, journal, patterns, pictures."""
+"""The parts of the distill stage, without a model: journal, patterns, pictures, verdicts."""
 
 import asyncio
 import base64
 import errno
 import io
 import json
-import logging
 import os
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
+import datasets
 import pytest
 from fake_teacher import MODEL, completion, serving, told
 from PIL import Image
 from tiny import png
 
-from coldstart.distill import PatternShare, Teacher
+from coldstart.chat import Answer, Client, Limits
+from coldstart.distill import Distill, PatternShare
+from coldstart.grading import Grader, case
 from coldstart.spec import Conversation
-from coldstart.status import ErrorCode
-from coldstart_trainer.distill import client as asking
-from coldstart_trainer.distill.client import Answer, CallFailed, Client, Limits
+from coldstart.stage import DatasetEntry
+from coldstart_trainer.data import Rows
 from coldstart_trainer.distill.journal import Journal
 from coldstart_trainer.distill.patterns import drawn, pattern, unboxed
 from coldstart_trainer.distill.questions import Picture, Question, sendable
-from coldstart_trainer.errors import StageFailure
-
-FIELD = "spec.distill.teacher"
-REQUEST = {"messages": [{"role": "user", "content": "1 + 1?"}], "max_tokens": 5, "seed": 0}
-
-
-@pytest.fixture(autouse=True)
-def _no_waits(monkeypatch):
-    monkeypatch.setattr(asking, "FIRST_WAIT", 0.01)
-
-
-def ask(url, *, times=1, model=MODEL, key=None, probe=False, **limits):
-    """The answers to so many requests, asked at once, or their failures; and the client."""
-    limits = {"concurrency": 4, "timeout": 60.0, "retries": 2} | limits
-
-    async def main():
-        teacher = Teacher(base_url=url, model=model, api_key_env=key)
-        async with Client(teacher, Limits(**limits), FIELD) as client:
-            if probe:
-                return await client.probe(), client
-            requests = (client.ask(REQUEST) for _ in range(times))
-            return await asyncio.gather(*requests, return_exceptions=True), client
-
-    return asyncio.run(main())
-
-
-def scripted(*answers):
-    """Answers in this order, then right ones."""
-    left = iter(answers)
-    return lambda _: next(left, completion("2"))
-
-
-BUSY = (429, {"Retry-After": "0"}, b"slow down")
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        (BUSY, "rate_limited"),
-        ((500, {}, b"oops"), "server_error"),
-        ((503, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, b""), "server_error"),
-        ((408, {}, b""), "timeout"),
-        (b'{"choices": [{"mess', "unreadable"),
-        (b"[]", "unreadable"),
-        (b'{"choices": []}', "unreadable"),
-    ],
-)
-def test_what_may_pass_is_repeated_counted_and_given_up_in_the_end(fault, reason):
-    with serving(scripted(fault, fault)) as (teacher, url):
-        [answer], client = ask(url)
-        assert answer == Answer("2", "stop", 7, 3)
-        assert client.counts == {reason: 2, "ok": 1}
-        assert len(teacher.requests) == 3
-    with serving(lambda _: fault) as (_, url):
-        [error], client = ask(url)
-    assert isinstance(error, CallFailed)
-    assert error.reason == reason
-    assert client.counts == {reason: 3}
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ((400, {}, b'{"error": {"message": "too many tokens"}}'), "refused"),
-        ((302, {"Location": "http://other/"}, b""), "refused"),
-        (completion(""), "empty"),
-        (completion(None), "empty"),
-    ],
-)
-def test_what_cannot_pass_is_asked_once_and_named(fault, reason):
-    with serving(lambda _: fault) as (_, url):
-        [error], client = ask(url)
-    assert error.reason == reason
-    assert client.counts == {reason: 1}
-    assert reason != "refused" or "status" in str(error)
-
-
-def test_a_time_out_is_repeated():
-    gone = threading.Event()
-
-    def slow(_):
-        gone.wait(60)
-        return completion("late")
-
-    try:
-        with serving(slow) as (_, url):
-            [error], client = ask(url, timeout=0.2, retries=1)
-            gone.set()
-    finally:
-        gone.set()
-    assert error.reason == "timeout"
-    assert client.counts == {"timeout": 2}
-
-
-def test_all_wait_as_long_as_one_was_told_to(monkeypatch):
-    waited = []
-    sleep = asyncio.sleep
-
-    async def noted(seconds):
-        waited.append(seconds)
-        await sleep(0)
-        if seconds > 30:
-            asking_client[0]._paused_until = 0.0
-
-    asking_client = []
-    monkeypatch.setattr(asking.asyncio, "sleep", noted)
-
-    async def main(url):
-        limits = Limits(concurrency=1, timeout=60.0, retries=2)
-        async with Client(Teacher(base_url=url, model=MODEL), limits, FIELD) as client:
-            asking_client.append(client)
-            return await client.ask(REQUEST)
-
-    with serving(scripted((429, {"Retry-After": "40"}, b""))) as (_, url):
-        assert asyncio.run(main(url)).text == "2"
-    assert any(30 < seconds <= 40 for seconds in waited)
-
-
-def test_an_endpoint_that_is_gone_ends_the_stage_instead_of_failing_every_question():
-    with serving(lambda _: (502, {}, b"bad gateway")) as (_, url):
-        answers, _client = ask(url, times=30, retries=0)
-    gone = [error for error in answers if isinstance(error, StageFailure)]
-    assert gone
-    assert gone[0].code is ErrorCode.ENDPOINT_DOWN
-    assert gone[0].code.retryable
-    assert any("8 requests in a row" in str(error) for error in gone)
-
-
-def test_the_probe_tells_what_to_change_and_never_the_key(monkeypatch, caplog):
-    caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("WRONG", "sk-wrong-secret")
-    with serving(scripted(), key="sk-right") as (teacher, url):
-        with pytest.raises(StageFailure, match="apiKeyEnv: the key in WRONG is not") as refused:
-            ask(url, key="WRONG", probe=True)
-        assert "secret" not in str(refused.value)
-        with pytest.raises(StageFailure, match="a key is needed"):
-            ask(url, probe=True)
-        with pytest.raises(StageFailure, match="variable ABSENT is not set"):
-            ask(url, key="ABSENT", probe=True)
-        assert teacher.asked == []
-    assert "secret" not in caplog.text
-    with (
-        serving(scripted()) as (_, url),
-        pytest.raises(StageFailure, match="has no model 'gpt'") as refused,
-    ):
-        ask(url, model="gpt", probe=True)
-    assert refused.value.code is ErrorCode.ENDPOINT_REFUSED
-    with pytest.raises(StageFailure, match="Connect") as down:
-        ask("http://127.0.0.1:9/v1", probe=True)
-    assert down.value.code is ErrorCode.ENDPOINT_DOWN
-
-
-def test_a_probe_that_meets_a_web_page_says_so(monkeypatch):
-    monkeypatch.setattr("fake_teacher.is_probe", lambda _: False)
-    with (
-        serving(lambda _: b"<html>login") as (_, url),
-        pytest.raises(StageFailure, match="no chat completion: <html>login") as refused,
-    ):
-        ask(url, probe=True)
-    assert refused.value.code is ErrorCode.ENDPOINT_REFUSED
-
-
-def test_as_many_requests_are_open_as_may_be_and_no_more():
-    together = threading.Barrier(8)
-
-    def answer(_):
-        together.wait(60)  # breaks unless eight are open at once
-        return completion("2")
-
-    with serving(answer) as (teacher, url):
-        answers, _ = ask(url, times=32, concurrency=8)
-    assert [answer.text for answer in answers] == ["2"] * 32
-    assert teacher.most_open == 8
-
+from coldstart_trainer.distill.sampling import Sampler
+from coldstart_trainer.distill.stage import Asking
+from coldstart_trainer.distill.verdicts import Verdicts
+from coldstart_trainer.progress import ProgressLog
 
 # The journal
 
@@ -319,3 +151,77 @@ def test_images_stand_where_the_problem_has_them():
     assert [sent[at]["image_url"]["url"] for at in (1, 3)] == list(urls.values())
     assert all(url not in json.dumps(messages) for url in urls.values())
     assert told({"messages": sendable(messages, urls)})[1] == 2
+
+
+# Verdicts, and what is asked while they are given
+
+
+def test_responses_that_come_together_are_judged_together():
+    batches = []
+
+    def count(texts):
+        batches.append(len(texts))
+        return [len(text) for text in texts]
+
+    async def judged(verdicts):
+        responses = (r"\boxed{1}", r"\boxed{2}", r"\boxed{3}", "so " * 99 + r"\boxed{1}")
+        asked = [asyncio.create_task(verdicts.of(case(text, "1"))) for text in responses]
+        await asyncio.sleep(0)
+        given_up = asked.pop(1)
+        given_up.cancel()
+        return await asyncio.gather(*asked)
+
+    with Grader() as grader, ThreadPoolExecutor(2) as executor:
+        found = asyncio.run(judged(Verdicts(grader, count, longest=100, executor=executor)))
+    assert found == [("correct", 9), ("wrong", 9), ("too_long", 306)]
+    assert batches == [4]
+
+
+def test_a_grader_that_fails_ends_whoever_waits_for_it():
+    def count(texts):
+        raise ValueError("no such tokenizer")
+
+    async def judged(verdicts):
+        cases = [case(r"\boxed{1}", "1")] * 3
+        return await asyncio.gather(*map(verdicts.of, cases), return_exceptions=True)
+
+    with Grader() as grader, ThreadPoolExecutor(2) as executor:
+        found = asyncio.run(judged(Verdicts(grader, count, longest=100, executor=executor)))
+    assert [str(error) for error in found] == ["no such tokenizer"] * 3
+
+
+def test_places_are_filled_while_answers_are_judged(tmp_path):
+    """With two places, no verdict is given until four questions were asked."""
+    four = threading.Event()
+
+    def answer(_):
+        if len(teacher.asked) >= 4:
+            four.set()
+        return completion(r"\boxed{1}")
+
+    def count(texts):
+        assert four.wait(60)
+        return [1 for _ in texts]
+
+    rows = [{"id": str(n), "problem": f"{n}?", "images": [], "answer": "1"} for n in range(8)]
+    entry = DatasetEntry(name="sums", fingerprint="none", rows=len(rows))
+    source = Rows(datasets.Dataset.from_list(rows), entry)
+    with (
+        serving(answer) as (teacher, url),
+        Journal(tmp_path / "answers.jsonl") as journal,
+        Grader() as grader,
+        ThreadPoolExecutor(2) as executor,
+    ):
+        section = {"dataset": {"name": "sums"}, "teacher": {"baseUrl": url, "model": MODEL}}
+        spec = Distill.parse(section | {"samples": 1, "concurrency": 2})
+        sampler = Sampler(
+            spec=spec,
+            conversation=Conversation(),
+            client=Client(spec.teacher, Limits(2, 60.0, 0), "spec.distill.teacher"),
+            journal=journal,
+            verdicts=Verdicts(grader, count, longest=100, executor=executor),
+            executor=executor,
+        )
+        found = Asking(sampler, source, ProgressLog(tmp_path / "metrics.jsonl", 1)).samples()
+    assert [sample.verdict for sample in found] == ["correct"] * 8
+    assert teacher.most_open <= 2

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from coldstart.chat import Answer
 from coldstart.files import sync
-from coldstart_trainer.distill.client import Answer
 
 
 @dataclass(frozen=True)

@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
+from coldstart.chat import Answer, CallFailed, Client
 from coldstart.distill import Distill
 from coldstart.files import digest_of
-from coldstart.grading import Grader, Outcome
+from coldstart.grading import Outcome
 from coldstart.spec import Conversation
 from coldstart_trainer.conversation import Messages
-from coldstart_trainer.distill.client import Answer, CallFailed, Client
 from coldstart_trainer.distill.journal import Journal, Place
 from coldstart_trainer.distill.patterns import Pattern, drawn
 from coldstart_trainer.distill.questions import Question, sendable
+from coldstart_trainer.distill.verdicts import Verdict, Verdicts
 
 PATHS = 4
 """Paths of one `reflection-cot` sample at most: until there are a wrong one and a right one."""
 
-TOO_LONG, NO_PAIR, FILTERED, FAILED = "too_long", "no_pair", "filtered", "failed"
-"""Verdicts beside the grader's: longer than a completion may be; no wrong and right path; cut by
-the endpoint's filter; a request was given up."""
+NO_PAIR, FILTERED, FAILED = "no_pair", "filtered", "failed"
+"""Verdicts of a sample's own: no wrong and right path; cut by the endpoint's filter; a request was
+given up."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,18 @@ class Sampler:
     conversation: Conversation
     client: Client
     journal: Journal
-    grader: Grader
-    count: Callable[[str], int]
-    """Tokens of a text; one thread at a time calls it."""
+    verdicts: Verdicts
     executor: Executor
+    """Scales images."""
     cost: Cost = field(default_factory=Cost)
     failures: Counter[str] = field(default_factory=Counter)
     """Requests that were given up, by reason."""
-    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     async def samples(self, index: int, question: Question) -> list[Sample]:
         """The samples of a question, as many as `keep` needs.
 
         Raises:
-            StageFailure: the endpoint is gone, or refuses.
+            EndpointError: the endpoint is gone, or refuses.
             OSError: the storage is full.
         """
         numbers = range(self.spec.samples)
@@ -106,18 +104,6 @@ class Sampler:
             self.failures[error.reason] += 1
             return Sample(index, number, pattern, FAILED)
         return Sample(index, number, pattern, verdict, tokens, places)
-
-    async def judged(self, question: Question, response: str) -> tuple[str, int]:
-        """The grader's verdict on a response, and its tokens."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.executor, self._judge, question, response)
-
-    def _judge(self, question: Question, response: str) -> tuple[str, int]:
-        with self._counting:
-            tokens = self.count(response)
-        if tokens > self.conversation.max_completion_tokens:
-            return TOO_LONG, tokens
-        return self.grader.grade_all([question.case(response)])[0].outcome.value, tokens
 
 
 _Judged = tuple[str, int, tuple[Place, ...]]
@@ -150,7 +136,7 @@ class _Taker:
             replies.append(answer.text)
             if cut := _cut(answer):
                 return cut, 0, tuple(places)
-        verdict, tokens = await self.sampler.judged(self.question, self.pattern.response(replies))
+        verdict, tokens = await self._judged(self.pattern.response(replies))
         return verdict, tokens, tuple(places)
 
     async def joined(self) -> _Judged:
@@ -162,16 +148,19 @@ class _Taker:
             answer, place = await self._reply(self._opening(), path)
             if _cut(answer):
                 continue
-            verdict, _ = await self.sampler.judged(self.question, answer.text)
+            verdict, _ = await self._judged(answer.text)
             if verdict == Outcome.WRONG and wrong is None:
                 wrong = (answer.text, place)
             elif verdict == Outcome.CORRECT or (ablation and verdict == Outcome.WRONG):
                 right = right or (answer.text, place)
             if wrong and right:
                 response = self.pattern.response([wrong[0], right[0]])
-                verdict, tokens = await self.sampler.judged(self.question, response)
+                verdict, tokens = await self._judged(response)
                 return verdict, tokens, (wrong[1], right[1])
         return NO_PAIR, 0, ()
+
+    async def _judged(self, response: str) -> Verdict:
+        return await self.sampler.verdicts.of(self.question.case(response))
 
     def _opening(self) -> Messages:
         text = self.pattern.prompt(0, self.question.problem, len(self.question.pictures))

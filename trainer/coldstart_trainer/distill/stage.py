@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coldstart import tasks
+from coldstart.chat import Client, Limits
 from coldstart.distill import Distill
 from coldstart.grading import Grader
 from coldstart.layout import ROWS, output
@@ -22,11 +24,11 @@ from coldstart_trainer import checkpoint, data, model
 from coldstart_trainer.check.licences import UNKNOWN, licence
 from coldstart_trainer.data import Rows
 from coldstart_trainer.distill import card
-from coldstart_trainer.distill.client import Client, Limits
 from coldstart_trainer.distill.journal import Journal
 from coldstart_trainer.distill.questions import Question, questions
 from coldstart_trainer.distill.rows import Distilled
 from coldstart_trainer.distill.sampling import Sample, Sampler, chosen, usable
+from coldstart_trainer.distill.verdicts import Verdicts
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.inputs import Input
 from coldstart_trainer.progress import ProgressLog
@@ -48,7 +50,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     """One attempt of the stage; what was answered before is not asked again.
 
     Raises:
-        DataError, ModelError, StageFailure: with the code of the result.
+        DataError, ModelError, EndpointError, StageFailure: with the code of the result.
         Terminated: told to end; every answer so far is kept.
         OSError: the storage is full or cannot be written.
     """
@@ -67,6 +69,10 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     )
     log.info("%d questions; dropped: %s", len(rows), rows.entry.dropped or "none")
     tokenizer = model.tokenizer_of(processor)
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
     with (
         Journal(layout.answers) as journal,
         Grader() as grader,
@@ -78,8 +84,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
             conversation=conversation,
             client=Client(spec.teacher, _limits(spec), f"{_FIELD}.teacher"),
             journal=journal,
-            grader=grader,
-            count=lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+            verdicts=Verdicts(grader, count, conversation.max_completion_tokens, executor),
             executor=executor,
         )
         log.info("%d answers of earlier attempts are there", len(journal))
@@ -106,7 +111,8 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
 
 
 def _limits(spec: Distill) -> Limits:
-    return Limits(spec.concurrency, spec.request_timeout_seconds, spec.request_retries)
+    patience = max(8, spec.concurrency)
+    return Limits(spec.concurrency, spec.request_timeout_seconds, spec.request_retries, patience)
 
 
 def _taken(samples: list[Sample], spec: Distill) -> Iterator[Sample]:
@@ -141,7 +147,10 @@ def _require_rows(tally: card.Tally) -> None:
 
 @dataclass
 class Asking:
-    """All questions, asked by as many tasks as requests may be open."""
+    """All questions, asked by twice as many tasks as requests may be open.
+
+    So there is always one whose request is ready when an answer has come, whatever becomes of that.
+    """
 
     sampler: Sampler
     rows: Rows
@@ -155,33 +164,28 @@ class Asking:
         """Every sample that was taken.
 
         Raises:
-            StageFailure, Terminated, OSError: as the first task met it.
+            EndpointError, Terminated, OSError: as the first task met it.
         """
-        try:
-            asyncio.run(self._all())
-        except BaseExceptionGroup as group:
-            raise _first(group) from group
+        tasks.run(self._all())
         return self.found
 
     async def _all(self) -> None:
         pending = enumerate(questions(self.rows))
+        ahead = min(2 * self.sampler.spec.concurrency, len(self.rows))
         async with self.sampler.client as client:
             await client.probe()
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch())
-                async with asyncio.TaskGroup() as workers:
-                    for _ in range(min(self.sampler.spec.concurrency, len(self.rows))):
-                        workers.create_task(self._work(pending))
+                await tasks.each(pending, self._work, ahead)
                 watch.cancel()
         self.sampler.journal.sync()
         self._tell(1.0)
 
-    async def _work(self, pending: Iterator[tuple[int, Question]]) -> None:
-        for index, question in pending:
-            samples = await self.sampler.samples(index, question)
-            self.found += samples
-            self.done += 1
-            self.fruitful += any(usable(sample, self.sampler.spec) for sample in samples)
+    async def _work(self, pending: tuple[int, Question]) -> None:
+        samples = await self.sampler.samples(*pending)
+        self.found += samples
+        self.done += 1
+        self.fruitful += any(usable(sample, self.sampler.spec) for sample in samples)
 
     async def _watch(self) -> None:
         """Look for SIGTERM, bring answers to the disk, and tell how far it is."""
@@ -221,9 +225,3 @@ class Asking:
 
 
 _KINDS = ("prompt", "completion")
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What ended a group of tasks: the first failure, not those that it brought about."""
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
