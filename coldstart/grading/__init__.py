@@ -36,7 +36,7 @@ __all__ = [
     "version",
 ]
 
-VERSION = 2
+VERSION = 3
 """Of the rules: counts up whenever one of them changes."""
 
 

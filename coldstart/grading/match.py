@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Final, Literal, get_args
 
 from coldstart.grading import choices as options_of
+from coldstart.grading import exact
 from coldstart.grading.extract import extract
 from coldstart.grading.notation import canonical, clean, plain
 from coldstart.grading.quantity import (
@@ -387,4 +388,5 @@ def _asked(stated: str, gold: str, terms: _Terms) -> Decision:
     one_equation = is_equation(stated) != is_equation(gold)
     if endless or one_equation or not within_bounds(stated, gold):
         return False
-    return Question(stated, gold, terms.tolerance)
+    known = exact.same(stated, gold, terms.tolerance)
+    return Question(stated, gold, terms.tolerance) if known is None else known

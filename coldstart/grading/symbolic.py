@@ -6,6 +6,7 @@ what would make the computer algebra run away; the worker's deadline stops the r
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -116,7 +117,9 @@ def verdict(question: Question) -> Verdict:
     return "equal" if same else "different"
 
 
+@functools.lru_cache(maxsize=1_000)
 def _parsed(text: str) -> list[Any]:
+    """What math-verify reads; a group of responses has one gold answer, and often one answer."""
     math_verify = importlib.import_module("math_verify")
     # LaTeX only: the expression target would hand model text to sympy.parse_expr. Units are off
     # already, and math-verify would take the variables of "2 r h" for some.

@@ -364,7 +364,7 @@ def test_a_judge_grades_and_is_asked_once(run, order, directory, tmp_path):
     run(order())
     rules = read_result(directory)
     assert (rules.matcher, rules.judge) == ("rule", None)
-    assert rules.matcher_version.startswith("rules 2, math-verify ")
+    assert rules.matcher_version.startswith("rules 3, math-verify ")
     assert {sample.matcher for sample in read_samples(directory)} == {"rule"}
 
 
