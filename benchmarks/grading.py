@@ -1,10 +1,13 @@
 """Grading of many outputs against math-verify in a loop on one core: outputs per second of both.
 
-Usage: python benchmarks/grading.py [--outputs 10000] [--baseline 10000] [--json]
+Usage: python benchmarks/grading.py [--outputs 10000] [--baseline 10000] [--kind KIND] [--json]
 
-Outputs are some sentences that end in a box: whole numbers, decimals, option letters, fractions and
-units, and expressions that only computer algebra compares; two thirds are right, none comes twice.
-Starting the workers counts. `--baseline` fewer outputs, evenly drawn, shorten math-verify's turn.
+Outputs are some sentences that end in a box; two thirds are right, none comes twice. `mixed` are
+40 % whole numbers, 10 % decimals, 20 % option letters, 10 % each of fractions, units and roots;
+every other kind is one of these alone, `polynomials`, or `equations`, which only computer algebra
+compares. Starting the workers counts for us; math-verify is loaded already. `--baseline` fewer
+outputs, evenly drawn, shorten math-verify's turn. The second ratio is that of the processor times,
+those of the workers included: what else the machine does changes it less.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ import importlib
 import json
 import os
 import random
+import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
 from coldstart.grading import Case, Gold, Grader
 
@@ -30,63 +35,107 @@ WORDS = [
     "a",
     "triangle",
     "and",
-    "its",
     "side",
     "is",
     "known",
 ]
 RIGHT = 2 / 3
+MIXED = ["wholes"] * 4 + ["decimals", "options", "options", "fractions", "units", "roots"]
+
+Answer = tuple[str, Gold]
 
 
-def answer(draw: random.Random, number: int) -> tuple[str, Gold]:
+def _options(draw: random.Random, value: int) -> Answer:
+    options = tuple(f"{value + step}" for step in range(4))
+    place = draw.randrange(4)
+    return "ABCD"[place], Gold(options[place], options)
+
+
+KINDS: dict[str, Callable[[random.Random, int], Answer]] = {
+    "wholes": lambda _, value: (f"{value:,}", Gold(str(value))),
+    "decimals": lambda _, value: (f"{value / 8}", Gold(f"{value / 8}")),
+    "options": _options,
+    "fractions": lambda _, value: (
+        rf"\frac{{{2 * value}}}{{14}}",
+        Gold(rf"\frac{{{value}}}{{7}}"),
+    ),
+    "units": lambda _, value: (rf"{value}\text{{ cm}}", Gold(str(value))),
+    "roots": lambda _, value: (rf"\sqrt{{{value * value * 3}}}", Gold(rf"{value}\sqrt{{3}}")),
+    "polynomials": lambda _, value: (
+        f"(x-{value})(x+1)",
+        Gold(f"x^2-{value - 1}x-{value}"),
+    ),
+    "equations": lambda _, value: (f"2x - y = {value}", Gold(f"y = 2x - {value}")),
+}
+"""An answer that is right, and its gold."""
+
+
+def answer(kind: str, draw: random.Random, number: int) -> Answer:
     """An answer that is right, and its gold."""
-    kind = number % 10
-    value = number + 2
-    if kind < 4:  # noqa: PLR2004  (four of ten)
-        return f"{value:,}", Gold(str(value))
-    if kind == 4:  # noqa: PLR2004
-        return f"{value / 8}", Gold(f"{value / 8}")
-    if kind in (5, 6):
-        options = tuple(f"{value + step}" for step in range(4))
-        place = draw.randrange(4)
-        return "ABCD"[place], Gold(options[place], options)
-    if kind == 7:  # noqa: PLR2004
-        return rf"\frac{{{2 * value}}}{{14}}", Gold(rf"\frac{{{value}}}{{7}}")
-    if kind == 8:  # noqa: PLR2004
-        return rf"{value}\text{{ cm}}", Gold(str(value))
-    return rf"\sqrt{{{value * value * 3}}}", Gold(rf"{value}\sqrt{{3}}")
+    found = MIXED[number % len(MIXED)] if kind == "mixed" else kind
+    return KINDS[found](draw, number + 2)
 
 
-def outputs(count: int, seed: int) -> list[Case]:
+def outputs(kind: str, count: int, seed: int) -> list[Case]:
     """Responses with their golds."""
     draw = random.Random(seed)  # noqa: S311
     made = []
     for number in range(count):
-        span, gold = answer(draw, number)
+        span, gold = answer(kind, draw, number)
         if draw.random() > RIGHT:
             # The answer to another question of the same kind.
-            span = "E" if span.isalpha() else answer(draw, number + 10)[0]
+            span = "E" if span.isalpha() else answer(kind, draw, number + 10)[0]
         reasoning = " ".join(draw.choices(WORDS, k=draw.randrange(40, 200)))
         made.append(Case(rf"{reasoning}. The answer is $\boxed{{{span}}}$.", gold))
     return made
 
 
-def ours(cases: Sequence[Case]) -> float:
-    """Seconds for all, from a cold start."""
-    begun = time.perf_counter()
-    with Grader() as grader:
+class Spent:
+    """Wall and processor seconds of a block; the processes that it has started and ended count."""
+
+    def __enter__(self) -> Self:
+        self._wall, self._processor = time.perf_counter(), self._used()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall = time.perf_counter() - self._wall
+        self.processor = self._used() - self._processor
+
+    @staticmethod
+    def _used() -> float:
+        each = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(used.ru_utime + used.ru_stime for used in each)
+
+
+def ours(cases: Sequence[Case]) -> Spent:
+    """What all take, from a cold start."""
+    with Spent() as spent, Grader() as grader:
         grader.grade_all(cases)
-        return time.perf_counter() - begun
+    return spent
 
 
-def theirs(cases: Sequence[Case]) -> float:
-    """Seconds of math-verify, loaded already, in a loop."""
+def theirs(cases: Sequence[Case]) -> Spent:
+    """What math-verify takes in a loop, loaded already."""
     found = importlib.import_module("math_verify")
-    found.verify(found.parse("$1$"), found.parse("$1$"))
-    begun = time.perf_counter()
-    for each in cases:
-        found.verify(found.parse(f"${each.gold.text}$"), found.parse(each.response))
-    return time.perf_counter() - begun
+    found.verify(found.parse("$(x-1)^2$"), found.parse("$x^2-2x+1$"))
+    with Spent() as spent:
+        for each in cases:
+            found.verify(found.parse(f"${each.gold.text}$"), found.parse(each.response))
+    return spent
+
+
+def measured(kind: str, count: int, baseline: int, seed: int) -> dict[str, float]:
+    """Rates of both, and how many times as many outputs we grade in a second."""
+    cases = outputs(kind, count, seed)
+    fewer = random.Random(0).sample(cases, min(count, baseline))  # noqa: S311
+    taken, loop = ours(cases), theirs(fewer)
+    more = count / len(fewer)
+    return {
+        "ratio": round(loop.wall * more / taken.wall, 3),
+        "coldstart_per_second": round(count / taken.wall, 1),
+        "math_verify_per_second": round(len(fewer) / loop.wall, 1),
+        "processor_ratio": round(loop.processor * more / taken.processor, 3),
+    }
 
 
 def main() -> None:
@@ -94,22 +143,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--outputs", type=int, default=10_000, help="how many are graded")
     parser.add_argument("--baseline", type=int, help="how many math-verify grades; absent: all")
+    parser.add_argument(
+        "--kind", default="mixed", choices=["mixed", "each", *KINDS], help="each: one after another"
+    )
     parser.add_argument("--seed", type=int, default=0, help="draws the outputs")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     options = parser.parse_args()
-    cases = outputs(options.outputs, options.seed)
-    fewer = random.Random(0).sample(cases, min(len(cases), options.baseline or len(cases)))  # noqa: S311
-    taken, loop = ours(cases), theirs(fewer)
-    found = {
-        "ratio": round((loop / len(fewer)) / (taken / len(cases)), 3),
-        "coldstart_per_second": round(len(cases) / taken, 1),
-        "math_verify_per_second": round(len(fewer) / loop, 1),
-        "cores": os.cpu_count(),
-    }
-    for name, value in found.items():
-        print(f"{name:24} {value:g}")
+    kinds = ["mixed", *KINDS] if options.kind == "each" else [options.kind]
+    all_found = {}
+    for kind in kinds:
+        baseline = options.baseline or options.outputs
+        found = measured(kind, options.outputs, baseline, options.seed)
+        print(
+            f"{kind:12} {found['coldstart_per_second']:9.1f} outputs/s, math-verify "
+            f"{found['math_verify_per_second']:7.1f}: {found['ratio']:6.2f} times as many, "
+            f"{found['processor_ratio']:6.2f} by processor time",
+            flush=True,
+        )
+        all_found[kind] = found
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
     if options.json:
-        print(json.dumps(found))
+        shown = all_found if options.kind == "each" else all_found[options.kind]
+        print(json.dumps({**shown, "cores": os.cpu_count()}))
 
 
 if __name__ == "__main__":
