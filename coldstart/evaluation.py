@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -111,8 +111,17 @@ class Evaluation(ModelSpec):
     """Which checkpoints; absent: the base model and every stage that the run has."""
     decoding: Decoding = Decoding()
     """How responses are sampled."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What generates them: `generate` on batches, or vLLM, where a response that has ended makes
+    room for the next."""
     batch_size: Positive = 16
-    """Responses generated at once by one process."""
+    """Responses that one process generates at once; with vLLM, `concurrency` says it."""
+    concurrency: Annotated[int, Field(ge=1, le=16_384)] = 256
+    """Responses that one vLLM engine generates at once."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of each GPU's memory that vLLM takes."""
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs that one vLLM engine is spread over; the others have engines of their own."""
     matcher: Literal["rule", "judge"] = "rule"
     """What says whether an answer is right: the rules that the reward has, or a model. The results
     name it and its version."""
@@ -120,6 +129,12 @@ class Evaluation(ModelSpec):
     """The model of the matcher `judge`; with `rule`, it is there for `coldstart regrade`."""
     response_kinds: Annotated[tuple[ResponseKind, ...], Field(max_length=20)] = ()
     """Classes of responses that the report counts apart, to show what a gain is made of."""
+
+    OPERATIONAL: ClassVar[frozenset[str]] = ModelSpec.OPERATIONAL | {
+        "concurrency",
+        "gpuMemoryUtilization",
+        "tensorParallelSize",
+    }
 
     @field_validator("benchmarks")
     @classmethod
@@ -133,4 +148,14 @@ class Evaluation(ModelSpec):
     def _judge_is_known(self) -> Self:
         if self.matcher == "judge" and self.judge is None:
             raise ValueError("matcher is judge, but judge is not set")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_share_the_gpus(self) -> Self:
+        processes = self.resources.processes_per_node
+        if self.engine == "vllm" and processes % self.tensor_parallel_size:
+            raise ValueError(
+                f"resources has {processes} processes on a machine, which is not a multiple of "
+                f"tensorParallelSize {self.tensor_parallel_size}"
+            )
         return self

@@ -215,6 +215,31 @@ CASES = (
         },
     ),
     Case("unknown checkpoint", False, {"evaluation.checkpoints": ["final"]}),
+    Case(
+        "evaluation by engines of two GPUs",
+        True,
+        {
+            "evaluation.engine": "vllm",
+            "evaluation.tensorParallelSize": 2,
+            "evaluation.resources": {"gpusPerNode": 4},
+        },
+    ),
+    Case(
+        "evaluation by an engine of more GPUs than there are",
+        False,
+        {"evaluation.engine": "vllm", "evaluation.tensorParallelSize": 2},
+    ),
+    Case(
+        "evaluation by an engine of two GPUs on the CPU",
+        False,
+        {
+            "evaluation.engine": "vllm",
+            "evaluation.tensorParallelSize": 2,
+            "evaluation.resources": {"gpusPerNode": 0},
+        },
+    ),
+    Case("evaluation with generate, whatever vLLM's", True, {"evaluation.tensorParallelSize": 2}),
+    Case("evaluation by an unknown engine", False, {"evaluation.engine": "sglang"}),
     Case("four checkpoints", False, {"evaluation.checkpoints": ["base"] * 4}),
     # batches
     Case("batch of one pass", True, {"sft.batchSize": 8, "sft.microBatchSize": 8}),

@@ -82,6 +82,7 @@ def spec_rules() -> list[Rule]:
             "matcher is judge, but judge is not set",
             "evaluation",
         ),
+        _evaluation_engines(),
     ]
 
 
@@ -345,6 +346,19 @@ def _rollout() -> Iterator[Rule]:
         f"{other} || {mode} != 'colocate' || {_processes('grpo')} % {parallel} == 0",
         "the processes are not a multiple of rollout.tensorParallelSize",
         "grpo",
+    )
+
+
+def _evaluation_engines() -> Rule:
+    gpus, parallel = (
+        value("evaluation", *path)
+        for path in (("resources", "gpusPerNode"), ("tensorParallelSize",))
+    )
+    return _rule(
+        f"!has(self.evaluation) || {value('evaluation', 'engine')} != 'vllm' || "
+        f"({gpus} > 0 ? {gpus} : 1) % {parallel} == 0",
+        "the processes of a machine are not a multiple of tensorParallelSize",
+        "evaluation",
     )
 
 

@@ -1,0 +1,1 @@
+"""Responses of a model to rows with vLLM's offline engine, for evaluation; nothing is trained."""
