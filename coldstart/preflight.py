@@ -44,6 +44,8 @@ def _machine(spec: RunSpec) -> Iterator[str]:
     fields = [field for field, engine in engines.items() if engine == "vllm"]
     if fields and (mistake := vllm_mistake()):
         yield from (f"{field}: {mistake}; or set it to transformers" for field in fields)
+    if spec.distill and not spec.distill.teacher.base_url and (mistake := vllm_mistake()):
+        yield f"spec.distill.teacher: {mistake}; or set baseUrl to where the teacher is served"
 
 
 def _missing_files(spec: RunSpec, workdir: Path) -> Iterator[str]:

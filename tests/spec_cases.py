@@ -69,6 +69,7 @@ def bare(stage: str) -> dict[str, Any]:
 
 
 TEACHER = {"baseUrl": "https://host/v1", "model": "teacher", "apiKeyEnv": "KEY"}
+SERVED = {"model": "Qwen/teacher", "revision": "abc"}
 DISTILL = {"sft.dataset": DROP, "distill": {"dataset": DATASET, "teacher": TEACHER}}
 GATE = {"minAccuracy": 0.5}
 JUDGE = {"baseUrl": "http://judge:8000/v1", "model": "judge"}
@@ -118,7 +119,19 @@ CASES = (
         False,
         {**DISTILL, "distill.teacher.baseUrl": "https://me:secret@host/v1"},
     ),
-    Case("distill of a teacher without URL", False, {**DISTILL, "distill.teacher.baseUrl": DROP}),
+    Case("distill of a teacher it serves", True, {**DISTILL, "distill.teacher": SERVED}),
+    Case(
+        "distill of a teacher it serves on GPUs",
+        True,
+        {**DISTILL, "distill.teacher": SERVED, "distill.resources": {"gpusPerNode": 4}},
+    ),
+    Case(
+        "distill of a teacher it serves, with a key",
+        False,
+        {**DISTILL, "distill.teacher.baseUrl": DROP},
+    ),
+    Case("distill of a revision behind a URL", False, {**DISTILL, "distill.teacher.revision": "r"}),
+    Case("distill without a model", False, {**DISTILL, "distill.teacher.model": DROP}),
     Case(
         "distill with a mixture",
         True,

@@ -83,6 +83,7 @@ def spec_rules() -> list[Rule]:
             "evaluation",
         ),
         _evaluation_engines(),
+        *_teacher(),
     ]
 
 
@@ -359,6 +360,26 @@ def _evaluation_engines() -> Rule:
         f"({gpus} > 0 ? {gpus} : 1) % {parallel} == 0",
         "the processes of a machine are not a multiple of tensorParallelSize",
         "evaluation",
+    )
+
+
+def _teacher() -> Iterator[Rule]:
+    there = "has(self.distill.teacher.baseUrl)"
+    yield _rule(
+        f"!has(self.distill) || !{there} || !has(self.distill.teacher.revision)",
+        "revision is given, but what is behind baseUrl has its own",
+        "distill.teacher",
+    )
+    yield _rule(
+        f"!has(self.distill) || {there} || !has(self.distill.teacher.apiKeyEnv)",
+        "apiKeyEnv is given, but without baseUrl nobody asks for a key",
+        "distill.teacher",
+    )
+    yield _rule(
+        f"!has(self.distill) || !{there} || {value('distill', 'resources', 'gpusPerNode')} == 0",
+        "resources.gpusPerNode is given, but the teacher is behind baseUrl: leave one of the two "
+        "out",
+        "distill",
     )
 
 

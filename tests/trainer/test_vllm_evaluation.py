@@ -133,8 +133,8 @@ def test_two_engines_make_the_responses_that_one_makes(ordered, sampled):
     assert carried_out(order, nodes=2) == sampled[1]
 
 
-def test_what_has_ended_is_kept_through_sigterm_and_sigkill(ordered, tmp_path):
-    """And the responses that were missing come out as they would have."""
+def test_what_has_ended_is_kept_whoever_is_told_to_end_or_killed(ordered, tmp_path):
+    """The stage, vLLM, the stage; what was missing then comes out as it would have."""
     slow = {"length": 64, "concurrency": 2, "decoding": SAMPLED}
     whole = carried_out(ordered(**slow))
     order = ordered(**slow, storage=tmp_path)
@@ -147,12 +147,18 @@ def test_what_has_ended_is_kept_through_sigterm_and_sigkill(ordered, tmp_path):
     assert 4 <= len(kept) < len(whole)
 
     order = again(order)
-    process, _ = start(order)
+    process, result = start(order)
     wait_for_samples(order, process, len(kept) + 4)
-    stage = worker(order)
-    others = [pid for pid in processes_of(order) if pid not in (process.pid, stage)]
-    assert others, "vLLM has no process"
-    os.kill(stage, signal.SIGKILL)
+    for pid in vllms(order, process):
+        os.kill(pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    assert read_result(result).error.code is ErrorCode.WORKER_LOST
+
+    order = again(order)
+    process, _ = start(order)
+    wait_for_samples(order, process, len(kept) + 8)
+    others = vllms(order, process)
+    os.kill(worker(order), signal.SIGKILL)
     process.wait(timeout=60)
     wait_until_gone(others)
 
@@ -163,6 +169,13 @@ def worker(order):
     """The process that torchrun started."""
     signature = layout.output(order).attempt(order.attempt) / "process-0.json"
     return int(json.loads(signature.read_text())["group"])
+
+
+def vllms(order, launcher):
+    """The processes of an attempt that are neither torchrun nor the stage."""
+    found = [pid for pid in processes_of(order) if pid not in (launcher.pid, worker(order))]
+    assert found, "vLLM has no process"
+    return found
 
 
 def processes_of(order):

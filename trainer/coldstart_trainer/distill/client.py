@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from coldstart.distill import Teacher
+from coldstart.endpoint import Endpoint
 from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
 
@@ -77,7 +77,7 @@ class Client:
     `counts` has how requests ended: `ok`, or the reason of a failure, repeated or given up.
     """
 
-    def __init__(self, teacher: Teacher, limits: Limits, field: str) -> None:
+    def __init__(self, teacher: Endpoint, limits: Limits, field: str) -> None:
         """Prepare to ask.
 
         Args:
@@ -223,7 +223,7 @@ class Client:
         return text.replace(self._key, "…") if self._key else text
 
 
-def _key(teacher: Teacher, field: str) -> str:
+def _key(teacher: Endpoint, field: str) -> str:
     if teacher.api_key_env is None:
         return ""
     key = os.environ.get(teacher.api_key_env, "").strip()

@@ -8,8 +8,11 @@ its memory is given back for certain when its processes have ended.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
-from collections.abc import Collection, Iterator
+import queue
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from vllm import LLM, SamplingParams
@@ -18,13 +21,12 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
+from coldstart_trainer.offline.surroundings import surroundings
 from coldstart_trainer.offline.watch import Watch
 from coldstart_trainer.termination import TERMINATION
 
-_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells its processes of each other, which vLLM's would take for theirs."""
-
-_GPUS = "CUDA_VISIBLE_DEVICES"
+PAUSE = 0.2
+"""Seconds between two looks whether there still is something to wait for."""
 
 
 class Engine:
@@ -40,9 +42,10 @@ class Engine:
         Raises:
             StageFailure: vLLM does not start.
         """
+        before = set(multiprocessing.active_children())
         extension = f"{Watch.__module__}.{Watch.__qualname__}"
         try:
-            with _environment(gpus):
+            with _surrounded(gpus):
                 self._llm = LLM(**arguments, worker_extension_cls=extension)
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:500]
@@ -51,6 +54,10 @@ class Engine:
                 code, f"spec.evaluation.engine: vLLM does not start; the log says why: {reason}"
             ) from error
         self._llm.collective_rpc("coldstart_end_with", args=(os.getpid(),))
+        self._processes = set(multiprocessing.active_children()) - before
+        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._found: queue.SimpleQueue[list[Any] | EngineDeadError] = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True, name="vllm").start()
 
     def add(self, name: str, prompt: dict[str, Any], sampling: dict[str, Any]) -> None:
         """Hand in a request."""
@@ -63,45 +70,62 @@ class Engine:
     def step(self) -> list[Any]:
         """The outputs of the requests that have ended since; it waits for the engine's next step.
 
+        There are none where the stage was told to end meanwhile.
+
         Raises:
             StageFailure: the engine is gone (WorkerLost).
         """
-        try:
-            return list(self._llm.llm_engine.step())
-        except EngineDeadError as error:
+        self._asked.put(None)
+        while True:
+            try:
+                found = self._found.get(timeout=PAUSE)
+            except queue.Empty:
+                # vLLM's own waiting does not end when its process does.
+                if TERMINATION.requested:
+                    return []
+                if not all(process.is_alive() for process in self._processes):
+                    raise _gone() from None
+                continue
+            if not isinstance(found, EngineDeadError):
+                return found
             if TERMINATION.requested:
                 return []  # the signal went to the whole process group
-            raise StageFailure(
-                ErrorCode.WORKER_LOST, "vLLM's engine has ended; the log says why"
-            ) from error
+            raise _gone() from found
 
-    def abort(self, names: Collection[str]) -> None:
-        """Take back requests."""
-        with contextlib.suppress(EngineDeadError):
-            self._llm.llm_engine.abort_request(list(names))
+    def _work(self) -> None:
+        while True:
+            self._asked.get()
+            try:
+                found: list[Any] | EngineDeadError = list(self._llm.llm_engine.step())
+            except EngineDeadError as error:
+                found = error
+            self._found.put(found)
 
     def close(self) -> None:
         """End its processes."""
         self._llm.llm_engine.engine_core.shutdown()
 
 
-@contextlib.contextmanager
-def _environment(gpus: Collection[int]) -> Iterator[None]:
-    """What the engine's processes find in their environment: their GPUs, and no launcher.
+def _gone() -> StageFailure:
+    return StageFailure(ErrorCode.WORKER_LOST, "vLLM's engine has ended; the log says why")
 
-    With TORCHELASTIC_USE_AGENT_STORE they would wait for a store that nobody serves.
-    """
-    hidden = [name for name in os.environ if name in _LAUNCHERS or name.startswith("TORCHELASTIC_")]
-    before = {name: os.environ.pop(name) for name in hidden}
-    visible = os.environ.get(_GPUS, "")
-    if gpus:
-        names = visible.split(",") if visible else [str(gpu) for gpu in range(max(gpus) + 1)]
-        os.environ[_GPUS] = ",".join(names[gpu] for gpu in sorted(gpus))
+
+@contextlib.contextmanager
+def _surrounded(gpus: Collection[int]) -> Iterator[None]:
+    """Processes that are started within find their own environment in place of the stage's."""
+    before = dict(os.environ)
+    wanted = surroundings(before, gpus)
+    changed = [name for name in before.keys() | wanted if before.get(name) != wanted.get(name)]
     try:
+        _set(wanted, changed)
         yield
     finally:
-        os.environ.update(before)
-        if visible:
-            os.environ[_GPUS] = visible
-        elif gpus:
-            del os.environ[_GPUS]
+        _set(before, changed)
+
+
+def _set(values: Mapping[str, str], names: Collection[str]) -> None:
+    for name in names:
+        if name in values:
+            os.environ[name] = values[name]
+        else:
+            os.environ.pop(name, None)

@@ -139,8 +139,6 @@ class Responses:
                 name = "{}-{}".format(*request.key)
                 engine.add(name, request.prompt, self._sampling(request.key))
                 waiting[name] = request
-            if TERMINATION.requested:
-                engine.abort(waiting)
             if TERMINATION.requested or not waiting:
                 break
             ended += [self._completion(waiting.pop(o.request_id), o) for o in engine.step()]
