@@ -4,7 +4,7 @@ Usage: python benchmarks/evaluation.py [--engine vllm] [--problems 32] [--tokens
     [--json]
 
 A random Qwen2.5-VL answers problems with an image each; hardly a response ends before its limit.
-Ours is all of the stage but loading: prompts and pixels made, responses decoded, graded by the rules,
+Ours is all of the stage but loading: prompts and pixels made, responses decoded, graded by rules,
 and appended to samples.jsonl, with thumbnails and progress. Bare is transformers' `generate` on
 batches that are tensors already, or vLLM's `LLM.generate` on the same requests, its caches emptied
 before each round of either. Both take turns in one process, after a round each that does not count.
