@@ -100,6 +100,39 @@ class JudgeModel(Endpoint):
     """How long one request may take; then it is repeated, as after status 429 or 5xx."""
 
 
+RESERVED = ("base", "distill", "sft", "grpo", "low", "high", "images", "superseded")
+"""What is called so already, among checkpoints, numbers or directories."""
+
+
+class Reference(Contract):
+    """A model that is scored beside the run's own."""
+
+    name: CheckpointName
+    """What results and report call it."""
+    model: Name | None = None
+    """A hub id, or a directory: beside the run.yaml on one machine, in the storage on a cluster. A
+    checkpoint of ours is verified against its manifest; any other needs the files of a model."""
+    revision: Name | None = None
+    """The commit of a hub id; always set it, since a branch moves."""
+    from_: From | None = Field(default=None, alias="from")
+    """Another run's finished stage, in place of `model`."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, value: str) -> str:
+        if value in RESERVED:
+            raise ValueError(f"is taken, as are {', '.join(RESERVED)}")
+        return value
+
+    @model_validator(mode="after")
+    def _is_one_model(self) -> Self:
+        if (self.model is None) == (self.from_ is None):
+            raise ValueError("needs either model or from")
+        if self.revision and not self.model:
+            raise ValueError("revision is given without a model")
+        return self
+
+
 class Evaluation(ModelSpec):
     """Scoring of checkpoints on benchmarks."""
 
@@ -107,8 +140,11 @@ class Evaluation(ModelSpec):
     """Another run's finished stage to score beside this run's own."""
     benchmarks: Annotated[tuple[Benchmark, ...], Field(min_length=1, max_length=50)]
     """What the checkpoints are scored on."""
-    checkpoints: Annotated[tuple[CheckpointName, ...], Field(max_length=3)] = ()
-    """Which checkpoints; absent: the base model and every stage that the run has."""
+    references: Annotated[tuple[Reference, ...], Field(max_length=8)] = ()
+    """Further models to score, whatever they were made from."""
+    checkpoints: Annotated[tuple[CheckpointName, ...], Field(max_length=11)] = ()
+    """Which checkpoints, `base`, `sft`, `grpo` or the name of a reference; absent: the references,
+    the base model and every stage that the run has."""
     decoding: Decoding = Decoding()
     """How responses are sampled."""
     engine: Literal["transformers", "vllm"] = "transformers"
@@ -142,6 +178,21 @@ class Evaluation(ModelSpec):
         names = [benchmark.name for benchmark in value]
         if len(set(names)) != len(names):
             raise ValueError("names a benchmark twice")
+        return value
+
+    @field_validator("references")
+    @classmethod
+    def _references_differ(cls, value: tuple[Reference, ...]) -> tuple[Reference, ...]:
+        names = [reference.name for reference in value]
+        if len(set(names)) != len(names):
+            raise ValueError("names a reference twice")
+        return value
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _checkpoints_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("names a checkpoint twice")
         return value
 
     @model_validator(mode="after")

@@ -71,6 +71,10 @@ def bare(stage: str) -> dict[str, Any]:
 TEACHER = {"baseUrl": "https://host/v1", "model": "teacher", "apiKeyEnv": "KEY"}
 SERVED = {"model": "Qwen/teacher", "revision": "abc"}
 DISTILL = {"sft.dataset": DROP, "distill": {"dataset": DATASET, "teacher": TEACHER}}
+REFERENCES = [
+    {"name": "released", "model": "org/m", "revision": "abc"},
+    {"name": "other-sft", "from": {"run": "o", "stage": "sft"}},
+]
 GATE = {"minAccuracy": 0.5}
 JUDGE = {"baseUrl": "http://judge:8000/v1", "model": "judge"}
 PRESET = {"preset": "paper-7b", "model": DROP, "sft.dataset": DROP, "grpo.dataset": DROP}
@@ -253,6 +257,27 @@ CASES = (
     ),
     Case("evaluation with generate, whatever vLLM's", True, {"evaluation.tensorParallelSize": 2}),
     Case("evaluation by an unknown engine", False, {"evaluation.engine": "sglang"}),
+    Case("references", True, {"evaluation.references": REFERENCES}),
+    Case(
+        "references chosen",
+        True,
+        {"evaluation.references": REFERENCES, "evaluation.checkpoints": ["base", "released"]},
+    ),
+    Case("a reference twice", False, {"evaluation.references": [REFERENCES[0]] * 2}),
+    Case(
+        "a reference called sft", False, {"evaluation.references": [{"name": "sft", "model": "m"}]}
+    ),
+    Case("a reference to nothing", False, {"evaluation.references": [{"name": "a"}]}),
+    Case(
+        "a reference to two models",
+        False,
+        {"evaluation.references": [REFERENCES[0] | {"from": {"run": "o"}}]},
+    ),
+    Case(
+        "a reference to a revision of another run",
+        False,
+        {"evaluation.references": [REFERENCES[1] | {"revision": "r"}]},
+    ),
     Case("four checkpoints", False, {"evaluation.checkpoints": ["base"] * 4}),
     # batches
     Case("batch of one pass", True, {"sft.batchSize": 8, "sft.microBatchSize": 8}),

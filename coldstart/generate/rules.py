@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from coldstart import preset
 from coldstart.benchmarks import NAMES
 from coldstart.dataset import Columns
-from coldstart.evaluation import Benchmark
+from coldstart.evaluation import RESERVED, Benchmark
 from coldstart.generate.structural import Path
 from coldstart.lexicon import LISTS
 from coldstart.run import RunSpec
@@ -104,6 +104,21 @@ def list_rules() -> Mapping[Path, list[Rule]]:
         ("grpo", "freeze"): freeze,
         ("grpo", "rewards"): [
             _rule("self.all(a, self.exists_one(b, b.name == a.name))", "names a reward twice")
+        ],
+        ("evaluation", "checkpoints"): [
+            _rule("self.all(a, self.exists_one(b, b == a))", "names a checkpoint twice")
+        ],
+        ("evaluation", "references"): [
+            _rule("self.all(a, self.exists_one(b, b.name == a.name))", "names a reference twice"),
+            _rule(
+                f"self.all(a, !(a.name in {list(RESERVED)}))",
+                f"is called what is taken: {', '.join(RESERVED)}",
+            ),
+            _rule("self.all(a, has(a.model) != has(a.from))", "needs either model or from, each"),
+            _rule(
+                "self.all(a, has(a.model) || !has(a.revision))",
+                "has a revision without a model",
+            ),
         ],
         ("evaluation", "benchmarks"): [
             _rule(
@@ -431,9 +446,12 @@ def _checkpoints() -> Rule:
         f"{borrowed('evaluation', stage)}))"
         for stage in ("sft", "grpo")
     )
+    reference = (
+        "(has(self.evaluation.references) && self.evaluation.references.exists(r, r.name == c))"
+    )
     return _rule(
         "!has(self.evaluation) || !has(self.evaluation.checkpoints) || "
-        f"self.evaluation.checkpoints.all(c, c == 'base' || {known})",
-        "evaluation.checkpoints names a stage that this run does not have",
+        f"self.evaluation.checkpoints.all(c, c == 'base' || {known} || {reference})",
+        "evaluation.checkpoints names a stage or a reference that this run does not have",
         "evaluation.checkpoints",
     )
