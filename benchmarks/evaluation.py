@@ -8,6 +8,7 @@ Ours is all of the stage but loading: prompts and pixels made, responses decoded
 and appended to samples.jsonl, with thumbnails and progress. Bare is transformers' `generate` on
 batches that are tensors already, or vLLM's `LLM.generate` on the same requests, its caches emptied
 before each round of either. Both take turns in one process, after a round each that does not count.
+On a busy machine what stands in `share_ratio` says more: ours by the `generate` within it.
 """
 
 # ruff: noqa: SLF001 - it measures the inside of a stage
@@ -42,7 +43,7 @@ from coldstart_trainer.generation import Batches, Responder
 from coldstart_trainer.model import load_processor
 from coldstart_trainer.offline.responses import Responses, _Asked
 from coldstart_trainer.progress import ProgressLog
-from coldstart_trainer.samples import SampleStore
+from coldstart_trainer.samples import SampleStore, Thumbnails
 
 SIDE = 224
 """Of an image, in pixels: 64 tokens."""
@@ -69,14 +70,18 @@ class Bench:
     source: Any
     responder: Responder
     asked: int = 0
+    within: float = 0.0
+    """Seconds in transformers' `generate` in this round of ours."""
 
     def ours(self) -> None:
         """Answer all problems, grade and keep what comes."""
         self.asked += 1
+        self.within = 0.0
         origin = self.stage._origin(self.benchmark, self.rows, self.source)
         store = SampleStore(self.stage.layout.benchmark("base", f"round-{self.asked}"), origin)
         store.open()
-        task = evaluation._Task("base", self.benchmark, self.rows, store, None)
+        images = Thumbnails(self.stage.layout.images)
+        task = evaluation._Task("base", self.benchmark, self.rows, store, None, images)
         self.stage._complete(task, self.responder, [])
         found = len(store.samples())
         assert found == len(self.rows), f"{found} responses for {len(self.rows)} problems"
@@ -108,13 +113,16 @@ def main() -> None:
 def measured(made: Bench, rounds: int) -> dict[str, float]:
     """Medians of both, and the ratio of each pair of turns' median."""
     bare, empty = (vllm if isinstance(made.responder, Responses) else transformers_)(made)
-    turns = {"bare": (bare, []), "ours": (made.ours, [])}
+    turns: dict[str, tuple[Work, list[Turn]]] = {"bare": (bare, []), "ours": (made.ours, [])}
+    shares = []
     for number in range(rounds + 1):
         for work, taken in turns.values():
             empty()
             turn = timed(work)
             if number:
                 taken.append(turn)
+        if number and made.within:
+            shares.append(turn.seconds / made.within)
     pairs = list(zip(turns["ours"][1], turns["bare"][1], strict=True))
     found = {}
     for name in ("seconds", "processor"):
@@ -122,6 +130,8 @@ def measured(made: Bench, rounds: int) -> dict[str, float]:
             found[f"{who}_{name}"] = statistics.median(getattr(turn, name) for turn in taken)
         ratios = [getattr(one, name) / getattr(other, name) for one, other in pairs]
         found[f"{name}_ratio"] = round(statistics.median(ratios), 3)
+    if shares:
+        found["share_ratio"] = round(statistics.median(shares), 3)
     made.responder.close()
     return found | {"load": os.getloadavg()[0]}
 
@@ -217,7 +227,14 @@ def transformers_(made: Bench) -> tuple[Work, Work]:
 
     responder._model.generate = record
     made.ours()
-    responder._model.generate = bare
+
+    def within(**arguments: Any) -> Any:
+        begun = time.perf_counter()
+        found = bare(**arguments)
+        made.within += time.perf_counter() - begun
+        return found
+
+    responder._model.generate = within
 
     def work() -> None:
         with torch.inference_mode():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -186,6 +186,8 @@ class _Stage:
     state: PartialState
     judges: Callable[[Path], Judge] | None = None
     loaded: dict[tuple[int, str, str], Rows] = field(default_factory=dict)
+    named: dict[tuple[str, str], dict[int, tuple[str, ...]]] = field(default_factory=dict)
+    """The thumbnails of each benchmark's problems, by what was loaded and row."""
 
     @property
     def layout(self) -> RunLayout:
@@ -219,7 +221,9 @@ class _Stage:
         # Nobody may write before everybody has read.
         self.state.wait_for_everyone()
         if len(samples) < origin.responses:
-            task = _Task(source.name, benchmark, rows, store, judge)
+            named = self.named.setdefault((benchmark.name, rows.entry.fingerprint), {})
+            images = Thumbnails(self.layout.images)
+            task = _Task(source.name, benchmark, rows, store, judge, images, named)
             self._complete(task, responder, samples)
             self.state.wait_for_everyone()
             samples = store.samples()
@@ -295,14 +299,13 @@ class _Stage:
         """Make the missing responses; grade and keep them while the next are made."""
         known = task.keys(samples)
         rounds = responder.rounds(task.rows.data, known, partial(self._report, task))
-        thumbnails = Thumbnails(self.layout.images)
         began = time.monotonic()
         with ThreadPoolExecutor(1, "keep") as thread:
             kept: deque[Future[None]] = deque()
             for completions in phases.each("generate", rounds):
                 if self.state.is_main_process:
                     new = [item for item in completions if (item.row, item.sample) not in known]
-                    kept.append(thread.submit(self._keep, task, new, thumbnails))
+                    kept.append(thread.submit(self._keep, task, new))
                 with phases.phase("score"):
                     _wait(kept, ROUNDS_BEHIND)
                 self._count(completions, time.monotonic() - began)
@@ -310,8 +313,8 @@ class _Stage:
             with phases.phase("score"):
                 _wait(kept, 0)
 
-    def _keep(self, task: _Task, completions: Sequence[Completion], thumbnails: Thumbnails) -> None:
-        drafts = [task.draft(item, thumbnails) for item in completions]
+    def _keep(self, task: _Task, completions: Sequence[Completion]) -> None:
+        drafts = [task.draft(item) for item in completions]
         task.store.append(graded(drafts, self.grader, task.judge))
 
     def _count(self, completions: Sequence[Completion], seconds: float) -> None:
@@ -363,7 +366,7 @@ class _Stage:
         return result
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Task:
     """One checkpoint on one benchmark."""
 
@@ -372,20 +375,34 @@ class _Task:
     rows: Rows
     store: SampleStore
     judge: Judge | None
+    images: Thumbnails
+    named: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """The thumbnails that are known."""
+
+    @cached_property
+    def texts(self) -> datasets.Dataset:
+        """The rows without their images, which need not be decoded again."""
+        return self.rows.data.remove_columns("images")
 
     def keys(self, samples: Iterable[Sample]) -> set[Key]:
         """Which responses these samples are."""
         numbers = {name: row for row, name in enumerate(self.rows.data["id"])}
         return {(numbers[sample.id], sample.sample) for sample in samples}
 
-    def draft(self, completion: Completion, thumbnails: Thumbnails) -> Sample:
+    def thumbnails(self, row: int) -> tuple[str, ...]:
+        """The thumbnails of a problem, which every response to it has, of every checkpoint."""
+        if row not in self.named:
+            self.named[row] = self.images.names(self.rows.data[row]["images"])
+        return self.named[row]
+
+    def draft(self, completion: Completion) -> Sample:
         """A response that is not graded yet."""
-        row: Mapping[str, Any] = self.rows.data[completion.row]
+        row: Mapping[str, Any] = self.texts[completion.row]
         return Sample(
             id=row["id"],
             sample=completion.sample,
             problem=row["problem"],
-            images=thumbnails.names(row["images"]),
+            images=self.thumbnails(completion.row),
             gold=row["answer"],
             choices=tuple(row.get("choices") or ()),
             answer_type=row.get("answer_type"),
