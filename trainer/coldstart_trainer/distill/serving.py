@@ -85,7 +85,7 @@ def served(spec: Distill, workdir: Path, images: int, log: Path) -> Iterator[Ser
         raise StageFailure(ErrorCode.RESOURCES_MISSING, f"{FIELD}: {mistake}; or set baseUrl")
     port = _free_port()
     endpoint = Endpoint(base_url=f"http://127.0.0.1:{port}/v1", model=spec.teacher.model)
-    command = [sys.executable, "-m", "coldstart_trainer.distill.serve"]
+    command = [sys.executable, "-m", "coldstart_trainer.offline.serve"]
     command += arguments(spec, workdir, images, port)
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command line

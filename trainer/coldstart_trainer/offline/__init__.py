@@ -1,1 +1,1 @@
-"""Responses of a model to rows with vLLM's offline engine, for evaluation; nothing is trained."""
+"""vLLM in processes of its own: the offline engine of evaluations, the server of a teacher."""
