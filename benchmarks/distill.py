@@ -24,6 +24,7 @@ import datasets
 from coldstart.chat import Client, Limits
 from coldstart.dataset import Dataset
 from coldstart.distill import Distill, Teacher
+from coldstart.endpoint import Endpoint
 from coldstart.grading import Grader
 from coldstart.spec import Conversation
 from coldstart.stage import DatasetEntry
@@ -122,7 +123,9 @@ def _asked(directory: Path, url: str, in_flight: int, questions: int) -> tuple[f
         Grader() as grader,
         ThreadPoolExecutor(THREADS) as executor,
     ):
-        client = Watched(spec.teacher, Limits(in_flight, 60.0, 0), "spec.distill.teacher")
+        client = Watched(
+            Endpoint(base_url=url, model="m"), Limits(in_flight, 60.0, 0), "spec.distill.teacher"
+        )
         sampler = Sampler(
             spec=spec,
             conversation=Conversation(),
@@ -132,7 +135,9 @@ def _asked(directory: Path, url: str, in_flight: int, questions: int) -> tuple[f
             executor=executor,
         )
         began, used = time.perf_counter(), time.process_time()
-        samples = Asking(sampler, source, ProgressLog(directory / "metrics.jsonl", 1)).samples()
+        samples = Asking(
+            sampler, source, ProgressLog(directory / "metrics.jsonl", 1), lambda: None
+        ).samples()
         took, used = time.perf_counter() - began, time.process_time() - used
     assert [sample.verdict for sample in samples] == ["correct"] * questions
     return took, used, client.taken

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from coldstart.dataset import Dataset
-from coldstart.endpoint import Endpoint
-from coldstart.schema import Contract, Positive, Share
+from coldstart.endpoint import BaseUrl, Variable
+from coldstart.schema import Contract, Name, Positive, Share
 from coldstart.spec import Resources, StageSpec
 
 
-class Teacher(Endpoint):
-    """Who answers: a model behind an OpenAI-compatible endpoint, as vLLM serves it."""
+class Teacher(Contract):
+    """Who answers: a model behind an OpenAI-compatible endpoint, or one that the stage serves."""
+
+    base_url: BaseUrl | None = None
+    """Where the endpoint is, as `https://host/v1`; requests go to `chat/completions` below it.
+    Absent: the stage serves the model itself, with vLLM over all GPUs of its `resources`."""
+    model: Name
+    """What the endpoint calls the model. Without `baseUrl` a hub id, or a directory: beside the
+    run.yaml on one machine, in the storage on a cluster."""
+    revision: Name | None = None
+    """Without `baseUrl`, the commit of a hub id; always set it, since a branch moves."""
+    api_key_env: Variable | None = None
+    """The environment variable that holds the endpoint's key; absent: none is sent. On a cluster it
+    comes from a secret in `podTemplate.secrets` or `podTemplate.env`."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Without `baseUrl`, the share of each GPU's memory that vLLM takes."""
+
+    @model_validator(mode="after")
+    def _is_here_or_elsewhere(self) -> Self:
+        if self.base_url and self.revision:
+            raise ValueError("revision is given, but what is behind baseUrl has its own")
+        if not self.base_url and self.api_key_env:
+            raise ValueError("apiKeyEnv is given, but without baseUrl nobody asks for a key")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What tells its answers from another's."""
+        return f"{self.model}@{self.revision}" if self.revision else self.model
 
 
 PatternName = Literal["distilled-cot", "reflection-cot", "caption-cot", "self-critic-cot"]
@@ -41,12 +68,17 @@ class YieldGate(Contract):
 
 
 class TeacherResources(Resources):
-    """What a stage runs on whose model is behind an endpoint: one process without a GPU."""
+    """What a stage runs on that asks a teacher: one process, and a teacher's GPUs."""
 
     nodes: Annotated[int, Field(ge=1, le=1)] = 1
     """Machines (pods)."""
-    gpus_per_node: Annotated[int, Field(ge=0, le=0)] = 0
-    """None."""
+    gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 0
+    """GPUs that a teacher without `baseUrl` is spread over; 0 serves it on the CPU."""
+
+    @property
+    def processes_per_node(self) -> int:
+        """One, which starts what the teacher needs."""
+        return 1
 
 
 class Distill(StageSpec):
@@ -102,3 +134,12 @@ class Distill(StageSpec):
         if len(set(names)) != len(names):
             raise ValueError("names a pattern twice")
         return value
+
+    @model_validator(mode="after")
+    def _gpus_have_a_use(self) -> Self:
+        if self.teacher.base_url and self.resources.gpus_per_node:
+            raise ValueError(
+                "resources.gpusPerNode is given, but the teacher is behind baseUrl: leave one of "
+                "the two out"
+            )
+        return self

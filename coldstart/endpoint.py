@@ -13,13 +13,20 @@ _URL = r"^https?://[!-?A-~]+$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
+BaseUrl = Annotated[str, StringConstraints(pattern=_URL, max_length=512)]
+"""Where an endpoint is, without a password."""
+
+Variable = Annotated[str, StringConstraints(pattern=_VARIABLE, max_length=128)]
+"""The name of an environment variable."""
+
+
 class Endpoint(Contract):
     """A model behind an OpenAI-compatible endpoint, as vLLM serves it."""
 
-    base_url: Annotated[str, StringConstraints(pattern=_URL, max_length=512)]
+    base_url: BaseUrl
     """Where it is, as `https://host/v1`; requests go to `chat/completions` below it."""
     model: Name
     """What the endpoint calls the model."""
-    api_key_env: Annotated[str, StringConstraints(pattern=_VARIABLE, max_length=128)] | None = None
+    api_key_env: Variable | None = None
     """The environment variable that holds the key; absent: none is sent. On a cluster it comes
     from a secret in `podTemplate.secrets` or `podTemplate.env`."""

@@ -57,12 +57,16 @@ def _input(
     if name == "base":
         model = run.spec.model
         return StageInput(name="base", location=model.name, revision=model.revision)
+    reference = run.spec.reference(name)
+    if reference and reference.model:
+        return StageInput(name=name, location=reference.model, revision=reference.revision)
+    stage = source.stage if source else name
     owner = source.run if source else run.metadata.name
     checkpoint = _checkpoint(run, name, source, parents)
     return StageInput.model_validate(
         {
             "name": name,
-            "location": checkpoint.location if checkpoint else f"{owner}/{name}/final",
+            "location": checkpoint.location if checkpoint else f"{owner}/{stage}/final",
             "digest": checkpoint.digest if checkpoint else None,
         }
     )

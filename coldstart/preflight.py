@@ -37,9 +37,15 @@ def _machine(spec: RunSpec) -> Iterator[str]:
                 f"spec.{stage.value}.resources.nodes: is {nodes}, "
                 "but coldstart run has one machine; set it to 1"
             )
-    rollout = spec.grpo.rollout if spec.grpo else None
-    if rollout and rollout.engine == "vllm" and (mistake := vllm_mistake()):
-        yield f"spec.grpo.rollout.engine: {mistake}; or set it to transformers"
+    engines = {
+        "spec.grpo.rollout.engine": spec.grpo.rollout.engine if spec.grpo else None,
+        "spec.evaluation.engine": spec.evaluation.engine if spec.evaluation else None,
+    }
+    fields = [field for field, engine in engines.items() if engine == "vllm"]
+    if fields and (mistake := vllm_mistake()):
+        yield from (f"{field}: {mistake}; or set it to transformers" for field in fields)
+    if spec.distill and not spec.distill.teacher.base_url and (mistake := vllm_mistake()):
+        yield f"spec.distill.teacher: {mistake}; or set baseUrl to where the teacher is served"
 
 
 def _missing_files(spec: RunSpec, workdir: Path) -> Iterator[str]:

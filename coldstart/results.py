@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from coldstart.schema import Contract, Digest, Name
+from coldstart.schema import Contract, Digest, Name, RunName
 
 CORRECT = "correct"
 """The one outcome that counts as right."""
@@ -228,7 +228,7 @@ class BenchmarkResult(Contract):
 
     schema_version: Literal[1] = 1
     """The version of this document."""
-    checkpoint: Literal["base", "sft", "grpo"]
+    checkpoint: RunName
     """Whose responses."""
     digest: Digest | None = None
     """The checkpoint's manifest digest; absent for the base model."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from coldstart.distill import Distill
-from coldstart.evaluation import Evaluation
+from coldstart.evaluation import Evaluation, Reference
 from coldstart.lexicon import WordList
 from coldstart.schema import Contract, Name, Open, RunName
 from coldstart.spec import (
@@ -146,7 +146,8 @@ class RunSpec(Contract):
         ]
         if missing:
             raise ValueError(
-                f"evaluation.checkpoints names {missing[0]}, but this run has no such stage"
+                f"evaluation.checkpoints names {missing[0]}, but this run has no such stage and "
+                "no such reference"
             )
         return self
 
@@ -188,7 +189,8 @@ class RunSpec(Contract):
         """The checkpoints that come from another run, by the name they have in this one."""
         sources = [section.from_ for section in (self.grpo, self.evaluation) if section]
         found = {source.stage: source for source in sources if source}
-        return {name: source for name, source in found.items() if getattr(self, name) is None}
+        borrowed = {name: source for name, source in found.items() if getattr(self, name) is None}
+        return borrowed | {each.name: each.from_ for each in self.references if each.from_}
 
     def sources(self, stage: Stage) -> tuple[From | FromDistill, ...]:
         """The stages of other runs that a stage of this one needs."""
@@ -202,9 +204,19 @@ class RunSpec(Contract):
 
     @property
     def checkpoint_names(self) -> tuple[str, ...]:
-        """Every checkpoint that this run can evaluate: the base model and its training stages."""
+        """Every checkpoint that this run can evaluate: references, base model, training stages."""
         own = {stage.value for stage in self.stages} | set(self.borrowed)
-        return ("base", *(name for name in ("sft", "grpo") if name in own))
+        trained = (name for name in ("sft", "grpo") if name in own)
+        return (*(each.name for each in self.references), "base", *trained)
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The models that are scored beside the run's own."""
+        return self.evaluation.references if self.evaluation else ()
+
+    def reference(self, name: str) -> Reference | None:
+        """The reference of this name."""
+        return next((each for each in self.references if each.name == name), None)
 
     @property
     def evaluated(self) -> tuple[str, ...]:

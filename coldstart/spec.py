@@ -48,8 +48,8 @@ class Stage(StrEnum):
 Part = Literal["vision", "aligner", "language"]
 """A part of a model: vision tower, aligner (merger), language model; text models have the last."""
 
-CheckpointName = Literal["base", "sft", "grpo"]
-"""A checkpoint that a run knows: the base model, or what a training stage ended with."""
+CheckpointName = RunName
+"""A checkpoint that a run knows: `base`, what a training stage ended with, or a reference."""
 
 
 class Model(Contract):

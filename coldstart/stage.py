@@ -49,14 +49,15 @@ class RunRef(Contract):
 class StageInput(Contract):
     """A model, or distilled rows, that a stage reads."""
 
-    name: Literal["base", "distill", "sft", "grpo"]
-    """What the run calls it."""
+    name: RunName
+    """What the run calls it: `base`, `distill`, `sft`, `grpo`, or a reference's name."""
     location: Name
-    """A hub id or a path beside the run.yaml (base), or a directory in the storage."""
+    """A hub id or a path beside the run.yaml (the base model, a reference that names a model), or a
+    directory in the storage."""
     revision: Name | None = None
     """The commit of a hub id."""
     digest: Digest | None = None
-    """What its manifest must be; absent for the base model, which has none."""
+    """What its manifest must be; absent where the order names a model, not a stage."""
 
 
 class StageOrder(Contract):
@@ -72,7 +73,7 @@ class StageOrder(Contract):
     """Which attempt; the directory and the name of the child hold it."""
     spec: RunSpec
     """The resolved spec."""
-    inputs: Annotated[tuple[StageInput, ...], Field(min_length=1, max_length=3)]
+    inputs: Annotated[tuple[StageInput, ...], Field(min_length=1, max_length=11)]
     """Training: the one model to start from; for SFT after `distill` also the rows. Distillation:
     the base model, whose tokenizer says what fits. Evaluation: the checkpoints to score."""
     storage: Name

@@ -28,7 +28,7 @@ from coldstart.judging import Judge, judge_factory
 from coldstart.lexicon import MAYE_LIST, WordList
 from coldstart.results import Agreement, BenchmarkResult, KindResult, Sample
 from coldstart.run import ReasoningRun, RunSpec
-from coldstart.schema import Contract, Digest, Name, Positive, problems
+from coldstart.schema import Contract, Digest, Name, Positive, RunName, problems
 
 ORIGIN = "origin.json"
 """The file, beside the responses, that says what they are responses of."""
@@ -55,7 +55,7 @@ class Origin(Contract):
 
     schema_version: Literal[1] = 1
     """The version of this document."""
-    checkpoint: Literal["base", "sft", "grpo"]
+    checkpoint: RunName
     """Whose responses."""
     digest: Digest | None = None
     """The checkpoint's manifest digest; absent for the base model."""
@@ -297,7 +297,7 @@ def regrade_run(
     spec, evaluation = _specs(where)
     directories = [
         where.benchmark(checkpoint, benchmark.name)
-        for checkpoint in ("base", "sft", "grpo")
+        for checkpoint in (*(each.name for each in evaluation.references), "base", "sft", "grpo")
         for benchmark in evaluation.benchmarks
     ]
     finished = [directory for directory in directories if layout.results(directory).is_file()]

@@ -305,7 +305,9 @@ def write_evaluation(
         hashes = [_image(where, digits) for digits in asked]
         for checkpoint in run.spec.evaluated:
             answered = [
-                _sample(str(place), digits, hashes[place], SKILLS[checkpoint], draw)
+                _sample(
+                    str(place), digits, hashes[place], SKILLS.get(checkpoint, SKILLS["sft"]), draw
+                )
                 for place, digits in enumerate(asked)
             ]
             write_results(where, checkpoint, benchmark.name, answered)

@@ -69,7 +69,12 @@ def bare(stage: str) -> dict[str, Any]:
 
 
 TEACHER = {"baseUrl": "https://host/v1", "model": "teacher", "apiKeyEnv": "KEY"}
+SERVED = {"model": "Qwen/teacher", "revision": "abc"}
 DISTILL = {"sft.dataset": DROP, "distill": {"dataset": DATASET, "teacher": TEACHER}}
+REFERENCES = [
+    {"name": "released", "model": "org/m", "revision": "abc"},
+    {"name": "other-sft", "from": {"run": "o", "stage": "sft"}},
+]
 GATE = {"minAccuracy": 0.5}
 JUDGE = {"baseUrl": "http://judge:8000/v1", "model": "judge"}
 PRESET = {"preset": "paper-7b", "model": DROP, "sft.dataset": DROP, "grpo.dataset": DROP}
@@ -118,7 +123,19 @@ CASES = (
         False,
         {**DISTILL, "distill.teacher.baseUrl": "https://me:secret@host/v1"},
     ),
-    Case("distill of a teacher without URL", False, {**DISTILL, "distill.teacher.baseUrl": DROP}),
+    Case("distill of a teacher it serves", True, {**DISTILL, "distill.teacher": SERVED}),
+    Case(
+        "distill of a teacher it serves on GPUs",
+        True,
+        {**DISTILL, "distill.teacher": SERVED, "distill.resources": {"gpusPerNode": 4}},
+    ),
+    Case(
+        "distill of a teacher it serves, with a key",
+        False,
+        {**DISTILL, "distill.teacher.baseUrl": DROP},
+    ),
+    Case("distill of a revision behind a URL", False, {**DISTILL, "distill.teacher.revision": "r"}),
+    Case("distill without a model", False, {**DISTILL, "distill.teacher.model": DROP}),
     Case(
         "distill with a mixture",
         True,
@@ -215,6 +232,52 @@ CASES = (
         },
     ),
     Case("unknown checkpoint", False, {"evaluation.checkpoints": ["final"]}),
+    Case(
+        "evaluation by engines of two GPUs",
+        True,
+        {
+            "evaluation.engine": "vllm",
+            "evaluation.tensorParallelSize": 2,
+            "evaluation.resources": {"gpusPerNode": 4},
+        },
+    ),
+    Case(
+        "evaluation by an engine of more GPUs than there are",
+        False,
+        {"evaluation.engine": "vllm", "evaluation.tensorParallelSize": 2},
+    ),
+    Case(
+        "evaluation by an engine of two GPUs on the CPU",
+        False,
+        {
+            "evaluation.engine": "vllm",
+            "evaluation.tensorParallelSize": 2,
+            "evaluation.resources": {"gpusPerNode": 0},
+        },
+    ),
+    Case("evaluation with generate, whatever vLLM's", True, {"evaluation.tensorParallelSize": 2}),
+    Case("evaluation by an unknown engine", False, {"evaluation.engine": "sglang"}),
+    Case("references", True, {"evaluation.references": REFERENCES}),
+    Case(
+        "references chosen",
+        True,
+        {"evaluation.references": REFERENCES, "evaluation.checkpoints": ["base", "released"]},
+    ),
+    Case("a reference twice", False, {"evaluation.references": [REFERENCES[0]] * 2}),
+    Case(
+        "a reference called sft", False, {"evaluation.references": [{"name": "sft", "model": "m"}]}
+    ),
+    Case("a reference to nothing", False, {"evaluation.references": [{"name": "a"}]}),
+    Case(
+        "a reference to two models",
+        False,
+        {"evaluation.references": [REFERENCES[0] | {"from": {"run": "o"}}]},
+    ),
+    Case(
+        "a reference to a revision of another run",
+        False,
+        {"evaluation.references": [REFERENCES[1] | {"revision": "r"}]},
+    ),
     Case("four checkpoints", False, {"evaluation.checkpoints": ["base"] * 4}),
     # batches
     Case("batch of one pass", True, {"sft.batchSize": 8, "sft.microBatchSize": 8}),

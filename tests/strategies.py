@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from coldstart import preset
+from coldstart.evaluation import RESERVED
 from coldstart.run import RunSpec
 
 EXAMPLES = int(os.environ.get("COLDSTART_FUZZ_EXAMPLES", "0"))
@@ -181,6 +182,7 @@ def _fitted(spec: dict[str, Any]) -> dict[str, Any]:
     spec.setdefault("conversation", {}).update(minPixels=pixels[0], maxPixels=pixels[1])
     if "distill" in spec:
         _make_unique(spec["distill"].get("patterns"), "")
+        _fit_teacher(spec["distill"])
     if "sft" in spec:
         _fit_rows(spec["sft"], distilled="distill" in spec)
     for name in ("sft", "grpo"):
@@ -193,12 +195,7 @@ def _fitted(spec: dict[str, Any]) -> dict[str, Any]:
             spec["grpo"].pop("from", None)
         _make_unique(spec["grpo"].get("rewards"), "accuracy")
     if "evaluation" in spec:
-        for item in spec["evaluation"].get("benchmarks") or ():
-            item.setdefault("dataset", {"name": "rows.jsonl"})
-        _make_unique(spec["evaluation"].get("benchmarks"), "test")
-        if spec["evaluation"].get("judge") is None:
-            spec["evaluation"].pop("matcher", None)
-        _fit_checkpoints(spec)
+        _fit_evaluation(spec)
     return spec
 
 
@@ -251,13 +248,48 @@ def _make_unique(items: list[dict[str, Any]] | None, unnamed: str) -> None:
         seen.add(name)
 
 
+def _fit_evaluation(spec: dict[str, Any]) -> None:
+    section = spec["evaluation"]
+    for item in section.get("benchmarks") or ():
+        item.setdefault("dataset", {"name": "rows.jsonl"})
+    _make_unique(section.get("benchmarks"), "test")
+    if section.get("judge") is None:
+        section.pop("matcher", None)
+    section["tensorParallelSize"] = 1
+    _fit_references(section)
+    _fit_checkpoints(spec)
+
+
+def _fit_teacher(section: dict[str, Any]) -> None:
+    teacher = section["teacher"]
+    if teacher.get("baseUrl") is None:
+        teacher.pop("apiKeyEnv", None)
+        return
+    teacher.pop("revision", None)
+    section.setdefault("resources", {})["gpusPerNode"] = 0
+
+
+def _fit_references(section: dict[str, Any]) -> None:
+    _make_unique(section.get("references"), "")
+    for number, item in enumerate(section.get("references") or ()):
+        if item["name"] in RESERVED:
+            item["name"] = f"reference-{number}"
+        if item.get("from") is not None:
+            item.pop("model", None)
+            item.pop("revision", None)
+        elif item.get("model") is None:
+            item["model"] = "org/model"
+
+
 def _fit_checkpoints(spec: dict[str, Any]) -> None:
     own = {"base", *(name for name in ("sft", "grpo") if name in spec)}
     sources = [spec[name].get("from") for name in ("grpo", "evaluation") if name in spec]
     own |= {source.get("stage", "sft") for source in sources if source}
+    own |= {item["name"] for item in spec["evaluation"].get("references") or ()}
     wanted = spec["evaluation"].get("checkpoints")
     if wanted is not None:
-        spec["evaluation"]["checkpoints"] = [name for name in wanted if name in own]
+        known = dict.fromkeys(name for name in wanted if name in own)
+        spec["evaluation"]["checkpoints"] = list(known)
 
 
 # Damage

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from coldstart import preset
 from coldstart.benchmarks import NAMES
 from coldstart.dataset import Columns
-from coldstart.evaluation import Benchmark
+from coldstart.evaluation import RESERVED, Benchmark
 from coldstart.generate.structural import Path
 from coldstart.lexicon import LISTS
 from coldstart.run import RunSpec
@@ -82,6 +82,8 @@ def spec_rules() -> list[Rule]:
             "matcher is judge, but judge is not set",
             "evaluation",
         ),
+        _evaluation_engines(),
+        *_teacher(),
     ]
 
 
@@ -102,6 +104,21 @@ def list_rules() -> Mapping[Path, list[Rule]]:
         ("grpo", "freeze"): freeze,
         ("grpo", "rewards"): [
             _rule("self.all(a, self.exists_one(b, b.name == a.name))", "names a reward twice")
+        ],
+        ("evaluation", "checkpoints"): [
+            _rule("self.all(a, self.exists_one(b, b == a))", "names a checkpoint twice")
+        ],
+        ("evaluation", "references"): [
+            _rule("self.all(a, self.exists_one(b, b.name == a.name))", "names a reference twice"),
+            _rule(
+                f"self.all(a, !(a.name in {list(RESERVED)}))",
+                f"is called what is taken: {', '.join(RESERVED)}",
+            ),
+            _rule("self.all(a, has(a.model) != has(a.from))", "needs either model or from, each"),
+            _rule(
+                "self.all(a, has(a.model) || !has(a.revision))",
+                "has a revision without a model",
+            ),
         ],
         ("evaluation", "benchmarks"): [
             _rule(
@@ -348,6 +365,39 @@ def _rollout() -> Iterator[Rule]:
     )
 
 
+def _evaluation_engines() -> Rule:
+    gpus, parallel = (
+        value("evaluation", *path)
+        for path in (("resources", "gpusPerNode"), ("tensorParallelSize",))
+    )
+    return _rule(
+        f"!has(self.evaluation) || {value('evaluation', 'engine')} != 'vllm' || "
+        f"({gpus} > 0 ? {gpus} : 1) % {parallel} == 0",
+        "the processes of a machine are not a multiple of tensorParallelSize",
+        "evaluation",
+    )
+
+
+def _teacher() -> Iterator[Rule]:
+    there = "has(self.distill.teacher.baseUrl)"
+    yield _rule(
+        f"!has(self.distill) || !{there} || !has(self.distill.teacher.revision)",
+        "revision is given, but what is behind baseUrl has its own",
+        "distill.teacher",
+    )
+    yield _rule(
+        f"!has(self.distill) || {there} || !has(self.distill.teacher.apiKeyEnv)",
+        "apiKeyEnv is given, but without baseUrl nobody asks for a key",
+        "distill.teacher",
+    )
+    yield _rule(
+        f"!has(self.distill) || !{there} || {value('distill', 'resources', 'gpusPerNode')} == 0",
+        "resources.gpusPerNode is given, but the teacher is behind baseUrl: leave one of the two "
+        "out",
+        "distill",
+    )
+
+
 def _gate(stage: str) -> Iterator[Rule]:
     none = " && ".join(
         f"!has(self.{stage}.gate.{name})" for name in ("minAccuracy", "minBoxedShare")
@@ -396,9 +446,12 @@ def _checkpoints() -> Rule:
         f"{borrowed('evaluation', stage)}))"
         for stage in ("sft", "grpo")
     )
+    reference = (
+        "(has(self.evaluation.references) && self.evaluation.references.exists(r, r.name == c))"
+    )
     return _rule(
         "!has(self.evaluation) || !has(self.evaluation.checkpoints) || "
-        f"self.evaluation.checkpoints.all(c, c == 'base' || {known})",
-        "evaluation.checkpoints names a stage that this run does not have",
+        f"self.evaluation.checkpoints.all(c, c == 'base' || {known} || {reference})",
+        "evaluation.checkpoints names a stage or a reference that this run does not have",
         "evaluation.checkpoints",
     )

@@ -18,7 +18,7 @@ from coldstart.memory.activations import AUTOCAST, PLAIN_BF16, PLAIN_FP32, Load,
 from coldstart.memory.quantity import GIB
 from coldstart.memory.shapes import Shape
 from coldstart.memory.states import PARTITIONED_WEIGHTS, States, Training
-from coldstart.spec import GRPO, SFT, Conversation, ModelSpec, TrainingSpec
+from coldstart.spec import GRPO, SFT, Conversation, ModelSpec, Rollout, TrainingSpec
 
 CONTEXT = 2 * GIB
 """Estimate: CUDA context, cuBLAS and NCCL buffers, and what a card has less than it is called."""
@@ -133,29 +133,39 @@ class Stage:
 
     @property
     def engine(self) -> int:
-        """The least that colocated vLLM runs in: weights, one sequence's cache, and what it needs.
+        """The least that vLLM runs in: weights, one sequence's cache, and what it needs itself.
 
         Sequences are as long as a prompt and a completion may be.
         """
-        assert isinstance(self.spec, GRPO)
-        longest = self.conversation.max_prompt_tokens + self.conversation.max_completion_tokens
+        limit = None
+        if isinstance(self.spec, Evaluation):
+            limit = self.spec.decoding.max_completion_tokens
+        limit = limit or self.conversation.max_completion_tokens
+        longest = self.conversation.max_prompt_tokens + limit
         cache = activations.cache(self.shape.language, PLAIN_BF16) * longest
         weights = PLAIN_BF16.compute * self.shape.parameters
-        return (weights + cache) // self.spec.rollout.tensor_parallel_size + ENGINE
+        return (weights + cache) // self._vllm_section.tensor_parallel_size + ENGINE
 
     @property
     def share(self) -> int:
-        """What colocated vLLM takes while it is awake: its share, or at least what it needs."""
-        assert isinstance(self.spec, GRPO)
-        part = self.spec.rollout.gpu_memory_utilization
+        """What vLLM takes while it is awake: its share, or at least what it needs."""
+        part = self._vllm_section.gpu_memory_utilization
         return int(part * self.card) if self.card else self.engine
 
     @property
     def colocated(self) -> bool:
-        """Whether vLLM is on the same GPUs."""
+        """Whether vLLM is on the stage's GPUs."""
+        if isinstance(self.spec, Evaluation):
+            return self.spec.engine == "vllm"
         if not isinstance(self.spec, GRPO):
             return False
         return (self.spec.rollout.engine, self.spec.rollout.mode) == ("vllm", "colocate")
+
+    @property
+    def _vllm_section(self) -> Rollout | Evaluation:
+        """The section with vLLM's settings."""
+        assert isinstance(self.spec, GRPO | Evaluation)
+        return self.spec.rollout if isinstance(self.spec, GRPO) else self.spec
 
     @property
     def _widths(self) -> Widths:
@@ -210,6 +220,8 @@ class Stage:
         return Phase("sampling", parts | self._generation(max(1, answers), None))
 
     def _evaluation(self, spec: Evaluation) -> Phase:
+        if self.colocated:
+            return Phase("sampling", {"vLLM": self.share})
         weights = {"weights": self._widths.compute * self.shape.parameters}
         limit = spec.decoding.max_completion_tokens
         return Phase("sampling", weights | self._generation(spec.batch_size, limit))

@@ -110,7 +110,7 @@ def _problem(stage: Stage) -> tuple[str, str] | None:
             f"{shown(stage.share)} of a GPU's {shown(stage.card)} are too little for vLLM, which "
             f"needs {shown(stage.engine)} for weights, one sequence and its own work"
         )
-        return "rollout.gpuMemoryUtilization", message
+        return f"{_section(stage.spec)}gpuMemoryUtilization", message
     peak = stage.peak
     if peak.total <= stage.card:
         return None
@@ -171,7 +171,7 @@ def _smaller_batch(spec: ModelSpec) -> Iterator[Change]:
     if isinstance(spec, TrainingSpec):
         group = spec.group_size if isinstance(spec, GRPO) else 1
         yield from (("microBatchSize", size) for size in _smaller(spec.micro_batch_size, group))
-    elif isinstance(spec, Evaluation):
+    elif isinstance(spec, Evaluation) and spec.engine == "transformers":
         yield from (("batchSize", size) for size in _smaller(spec.batch_size, 1))
 
 
@@ -182,24 +182,30 @@ def _smaller(size: int, group: int) -> list[int]:
     return sorted((n for n in parts | divisors if 0 < n < size), reverse=True)
 
 
-def _rollout(spec: ModelSpec) -> Iterator[Change]:
-    if not isinstance(spec, GRPO):
+def _section(spec: ModelSpec) -> str:
+    """Where a stage has the settings of vLLM."""
+    return "rollout." if isinstance(spec, GRPO) else ""
+
+
+def _vllm(spec: ModelSpec) -> Iterator[Change]:
+    if not isinstance(spec, GRPO | Evaluation):
         return
-    rollout = spec.rollout
-    if rollout.engine != "vllm":
+    section = _section(spec)
+    settings = spec.rollout if isinstance(spec, GRPO) else spec
+    if settings.engine != "vllm":
         if spec.resources.gpus_per_node:
-            yield "rollout.engine", "vllm"
+            yield f"{section}engine", "vllm"
         return
-    if not rollout.sleep:
+    if isinstance(spec, GRPO) and not spec.rollout.sleep:
         yield "rollout.sleep", True
     shares = [number / 20 for number in range(19, 1, -1)]
-    own = rollout.gpu_memory_utilization
-    yield from (("rollout.gpuMemoryUtilization", share) for share in shares if share < own)
+    own = settings.gpu_memory_utilization
+    yield from ((f"{section}gpuMemoryUtilization", share) for share in shares if share < own)
     more = [share for share in reversed(shares) if share > own]
-    yield from (("rollout.gpuMemoryUtilization", share) for share in more)
+    yield from ((f"{section}gpuMemoryUtilization", share) for share in more)
     for size in (2, 4, 8):
-        if rollout.tensor_parallel_size < size <= spec.resources.gpus_per_node:
-            yield "rollout.tensorParallelSize", size
+        if settings.tensor_parallel_size < size <= spec.resources.gpus_per_node:
+            yield f"{section}tensorParallelSize", size
 
 
 def _more_gpus(spec: ModelSpec) -> Iterator[Change]:
@@ -221,7 +227,7 @@ _KNOBS: tuple[Callable[[ModelSpec], Iterator[Change]], ...] = (
     _zero,
     _offload,
     _smaller_batch,
-    _rollout,
+    _vllm,
     _more_gpus,
 )
 """What is tried, in this order."""

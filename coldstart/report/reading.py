@@ -61,12 +61,20 @@ class RunRecord:
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
-        """The checkpoints that the spec wants evaluated, from the base on."""
-        if self.run.spec.evaluation is None:
+        """The run's own checkpoints that the spec wants evaluated, from the base on."""
+        return tuple(name for name in self._evaluated if self.run.spec.reference(name) is None)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The models beside the run's own that the spec wants evaluated."""
+        return tuple(name for name in self._evaluated if self.run.spec.reference(name))
+
+    @property
+    def _evaluated(self) -> tuple[str, ...]:
+        spec = self.run.spec
+        if spec.evaluation is None:
             return ()
-        return tuple(
-            name for name in self.run.spec.checkpoint_names if name in self.run.spec.evaluated
-        )
+        return tuple(name for name in spec.checkpoint_names if name in spec.evaluated)
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
@@ -92,7 +100,7 @@ def label(checkpoint: str, known: Collection[str]) -> str:
     """What people call a checkpoint among others: `Base`, `SFT`, `GRPO`, `SFT + GRPO`."""
     if checkpoint == "grpo" and "sft" in known:
         return "SFT + GRPO"
-    return {"base": "Base", "sft": "SFT", "grpo": "GRPO"}[checkpoint]
+    return {"base": "Base", "sft": "SFT", "grpo": "GRPO"}.get(checkpoint, checkpoint)
 
 
 def read_run(run_dir: Path, run: ReasoningRun | None = None) -> RunRecord:
@@ -115,7 +123,7 @@ def read_run(run_dir: Path, run: ReasoningRun | None = None) -> RunRecord:
     results: dict[tuple[str, str], BenchmarkResult] = {}
     notes: list[str] = []
     found = RunRecord(where, run, results)
-    for checkpoint in found.checkpoints:
+    for checkpoint in (*found.references, *found.checkpoints):
         for benchmark in found.benchmarks:
             result = _result(where, checkpoint, benchmark)
             if result is None:

@@ -100,7 +100,7 @@ def _accuracies(found: RunRecord) -> Table:
         left=2,
     )
     overall = scores(found).checkpoints
-    for checkpoint in found.checkpoints:
+    for checkpoint in (*found.references, *found.checkpoints):
         for benchmark in found.benchmarks:
             result = found.results.get((checkpoint, benchmark))
             if result is not None:

@@ -179,6 +179,12 @@ def test_evaluation_in_fp32_is_twice_as_wide():
         assert part(full, "sampling", name) == 2 * part(half, "sampling", name)
 
 
+def test_evaluation_by_vllm_holds_its_share_and_nothing_else():
+    found = stage("evaluation", {"benchmarks": BENCHMARKS, **VLLM})
+    assert part(found, "sampling", "vLLM") == int(0.9 * 80 * GIB)
+    assert part(found, "sampling", "key-value cache") == 0
+
+
 def test_a_model_of_text_has_no_pixels():
     found = stage("sft", {"freeze": []}, model="Qwen/Qwen3-1.7B")
     assert part(found, "backward", "pixels") == 0
@@ -257,6 +263,20 @@ MANY = {"gradientCheckpointing": False, "microBatchSize": 4}
             80,
             BIG.format("80.0", "sampling"),
             "batchSize: 42 (",
+        ),
+        (
+            "evaluation",
+            {"benchmarks": BENCHMARKS, **VLLM, "gpuMemoryUtilization": 0.2},
+            80,
+            "gpuMemoryUtilization: 16.0 GiB of a GPU's 80.0 GiB are too little for vLLM",
+            "gpuMemoryUtilization: 0.25 (",
+        ),
+        (
+            "evaluation",
+            {"benchmarks": BENCHMARKS, **VLLM, "gpuMemoryUtilization": 0.99},
+            80,
+            BIG.format("80.0", "sampling"),
+            "gpuMemoryUtilization: 0.95 (",
         ),
     ],
 )

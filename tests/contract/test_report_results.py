@@ -10,13 +10,16 @@ from sample_run import document, finished_run, write_status
 
 from coldstart import layout
 from coldstart.layout import RunLayout
+from coldstart.order import build_order
+from coldstart.plan import Parent
 from coldstart.report import compare, results_table, run_results, write_report
 from coldstart.report.gain import KindShare, gain, kind_shares
 from coldstart.report.reading import read_run
 from coldstart.report.scores import Score, mean_interval
 from coldstart.report.words import number, p_value, percent, points
 from coldstart.run import ReasoningRun
-from coldstart.status import RunStatus, StageStatus, Verdict
+from coldstart.spec import From, Stage
+from coldstart.status import CheckpointRef, RunStatus, StageStatus, Verdict
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +302,45 @@ def test_compare_refuses_what_it_cannot_compare(tmp_path, names, message):
     layout.results(RunLayout(half).benchmark("grpo", "held-out")).unlink()
     with pytest.raises(ValueError, match=message):
         compare([tmp_path / name for name in names])
+
+
+def test_references_have_their_rows_beside_the_runs_own_and_no_part_in_its_gain(tmp_path):
+    own = document()["spec"]["evaluation"]
+    references = [
+        {"name": "released", "model": "org/m", "revision": "abc"},
+        {"name": "twin", "from": {"run": "other", "stage": "sft"}},
+    ]
+    run = finished_run(tmp_path, spec={"evaluation": own | {"references": references}})
+    found = read_run(run)
+    assert found.references == ("released", "twin")
+    assert found.checkpoints == ("base", "sft", "grpo")
+    assert list(run_results(run).checkpoints) == ["base", "sft", "grpo"]
+    table = printed(results_table(run))
+    assert table.index("released") < table.index("twin") < table.index("Base")
+    shown = page(run)
+    assert '<tr class="c-released">' in shown
+    assert "against released" not in shown
+    assert found.run.spec.sources(Stage.EVALUATION) == (From(run="other", stage="sft"),)
+
+
+def test_an_order_names_what_its_references_are():
+    own = document()["spec"]["evaluation"]
+    references = [
+        {"name": "released", "model": "org/m", "revision": "abc"},
+        {"name": "twin", "from": {"run": "other", "stage": "grpo"}},
+    ]
+    spec = document()["spec"] | {"evaluation": own | {"references": references}}
+    run = ReasoningRun.parse(document() | {"spec": spec})
+    reference = CheckpointRef(location="other/grpo/final", digest="sha256:" + "1" * 64, step=1)
+    parents = {("other", "grpo"): Parent(finished=True, checkpoint=reference)}
+    order = build_order(run, Stage.EVALUATION, 1, parents, storage="/s", workdir="/w")
+    released, twin, base, *_ = order.inputs
+    assert (released.location, released.revision, released.digest) == ("org/m", "abc", None)
+    assert (twin.name, twin.location, twin.digest) == ("twin", "other/grpo/final", reference.digest)
+    assert base.name == "base"
+    (shown,) = [
+        item
+        for item in build_order(run, Stage.EVALUATION, 1, {}, storage="/s", workdir="/w").inputs
+        if item.name == "twin"
+    ]
+    assert (shown.location, shown.digest) == ("other/grpo/final", None)

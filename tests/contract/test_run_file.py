@@ -88,7 +88,11 @@ def test_a_good_file_gives_the_stages_in_order(tmp_path):
         ("spec.grpo.rewards", [{"name": "os; rm"}], "spec.grpo.rewards[0].name: String should"),
         ("spec.grpo.rewards", [], "spec.grpo.rewards: "),
         ("spec.grpo.from", {"run": "other"}, "but this run has its own sft"),
-        ("spec.evaluation.checkpoints", ["sft", "ppo"], "spec.evaluation.checkpoints[1]: should"),
+        (
+            "spec.evaluation.checkpoints",
+            ["sft", "ppo"],
+            "spec: evaluation.checkpoints names ppo, but this run has no such stage and no such",
+        ),
         ("spec.evaluation.responseKinds", [{"name": "a", "pattern": "("}], "not a regular"),
         ("spec.conversation", {"minPixels": 9000, "maxPixels": 8000}, "minPixels must not be"),
         ("spec.model", ..., "spec.model: is required"),

@@ -18,6 +18,7 @@ from tiny import png
 
 from coldstart.chat import Answer, Client, Limits
 from coldstart.distill import Distill, PatternShare
+from coldstart.endpoint import Endpoint
 from coldstart.grading import Grader, case
 from coldstart.spec import Conversation
 from coldstart.stage import DatasetEntry
@@ -217,11 +218,13 @@ def test_places_are_filled_while_answers_are_judged(tmp_path):
         sampler = Sampler(
             spec=spec,
             conversation=Conversation(),
-            client=Client(spec.teacher, Limits(2, 60.0, 0), "spec.distill.teacher"),
+            client=Client(Endpoint(base_url=url, model=MODEL), Limits(2, 60.0, 0), "teacher"),
             journal=journal,
             verdicts=Verdicts(grader, count, longest=100, executor=executor),
             executor=executor,
         )
-        found = Asking(sampler, source, ProgressLog(tmp_path / "metrics.jsonl", 1)).samples()
+        found = Asking(
+            sampler, source, ProgressLog(tmp_path / "metrics.jsonl", 1), lambda: None
+        ).samples()
     assert [sample.verdict for sample in found] == ["correct"] * 8
     assert teacher.most_open <= 2

@@ -187,3 +187,44 @@ def test_torch_is_not_needed():
         "sys.exit(bool({'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def referring(given, models, **inputs):
+    """The order with an evaluation of models that have nothing to do with the run's own."""
+    benchmark = {"name": "b", "dataset": {"name": "rows.jsonl"}}
+    references = [{"name": name, "model": str(model)} for name, model in models.items()]
+    spec = given.spec.document() | {
+        "evaluation": {"benchmarks": [benchmark], "references": references}
+    }
+    taken = [{"name": name, "location": str(model)} for name, model in models.items()]
+    changed = {"stage": "evaluation", "spec": spec, "inputs": taken}
+    return type(given).parse(given.document() | changed)
+
+
+def test_a_reference_is_any_model_by_path(final, base, tiny_qwen3, tmp_path, caplog):
+    """Verified where there is a manifest, whatever base model and conversation it has."""
+    short = {"maxCompletionTokens": 8}
+    given = order("sft", tmp_path / "runs", tiny_qwen3, "rows.jsonl", conversation=short)
+    ours, plain = resolve(referring(given, {"ours": final, "plain": base}))
+    assert (ours.name, ours.directory, ours.digest) == ("ours", final, manifest_digest(final))
+    assert ours.manifest.step == 12
+    assert (plain.name, plain.directory, plain.digest) == ("plain", base, None)
+    assert plain.fingerprints.base_model == ours.fingerprints.base_model
+    assert f"{final} was trained with another conversation" in caplog.text
+
+
+def test_a_reference_that_is_damaged_or_absent_is_named(final, base, tmp_path):
+    given = order("sft", tmp_path / "runs", base, "rows.jsonl")
+    referred = referring(given, {"ours": final})
+    (final / "model.safetensors").write_bytes(b"torn")
+    code, said = refusal(referred)
+    assert (code, "it is torn" in said) == (ErrorCode.CHECKPOINT_INVALID, True)
+    (final / MANIFEST).unlink()
+    (final / "model.safetensors").unlink()
+    code, said = refusal(referred)
+    assert code is ErrorCode.MODEL_INVALID
+    assert said.startswith("spec.evaluation.references (ours).model: ")
+    assert (
+        "spec.evaluation.references (gone).model: there is no directory"
+        in (refusal(referring(given, {"gone": "nowhere"}))[1])
+    )

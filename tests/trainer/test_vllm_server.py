@@ -241,3 +241,36 @@ def test_it_can_be_the_teacher_of_a_distillation(
     assert len(answers) == 8
     assert all(answer["prompt_tokens"] > 20 for answer in answers)
     assert all(0 < answer["completion_tokens"] <= LENGTH for answer in answers)
+
+
+def test_a_distillation_serves_its_own_teacher(
+    vllm_model, tiny_model, tiny_rows, conversation, tmp_path
+):
+    """As above, but for who starts it; and nothing of it is left."""
+    order = StageOrder.parse(
+        {
+            "run": {"name": "run", "uid": "u"},
+            "stage": "distill",
+            "attempt": 1,
+            "spec": {
+                "model": {"name": str(tiny_model)},
+                "conversation": conversation.document(),
+                "distill": {
+                    "dataset": {"name": str(tiny_rows), "limit": 4},
+                    "teacher": {"model": str(vllm_model)},
+                    "samples": 2,
+                    "maxCompletionTokens": LENGTH,
+                },
+            },
+            "inputs": [{"name": "base", "location": str(tiny_model)}],
+            "storage": str(tmp_path),
+            "workdir": str(tmp_path),
+        }
+    )
+    with pytest.raises(StageFailure, match="none of the 8 samples can be learnt from"):
+        here(order)
+    answers = list(json_lines(output(order).answers))
+    assert len(answers) == 8
+    assert all(0 < answer["completion_tokens"] <= LENGTH for answer in answers)
+    log = (output(order).attempt(1) / "teacher.log").read_text()
+    assert "Application shutdown complete" in log

@@ -5,13 +5,16 @@ What is there of an earlier attempt is kept; the missing responses come out as t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,11 +48,16 @@ from coldstart.summary import (
 from coldstart_trainer import data, model, phases
 from coldstart_trainer.data import Rows
 from coldstart_trainer.errors import StageFailure
-from coldstart_trainer.generation import Completion, Key, generate
+from coldstart_trainer.generation import Batches, Completion, Key, Responder, generate
 from coldstart_trainer.inputs import Input
+from coldstart_trainer.offline.responses import Responses
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.resources import resources
+from coldstart_trainer.rollout.settings import most_images, require_vllm
 from coldstart_trainer.samples import SampleStore, Thumbnails
+
+ROUNDS_BEHIND = 2
+"""Rounds of responses that may be made while earlier ones are still graded and kept."""
 
 _FIELD = "spec.evaluation"
 
@@ -71,7 +79,10 @@ def run(order: StageOrder, inputs: Sequence[Input], progress: ProgressLog) -> di
     spec = order.spec.evaluation
     assert spec is not None
     _require_devices(spec)
-    state = PartialState(cpu=spec.resources.gpus_per_node == 0)
+    if spec.engine == "vllm":
+        require_vllm(f"{_FIELD}.engine", f"{_FIELD}.decoding", spec.decoding.temperature)
+    # With vLLM the GPUs are its processes'.
+    state = PartialState(cpu=spec.resources.gpus_per_node == 0 or spec.engine == "vllm")
     results: list[BenchmarkResult] = []
     judges = _judges(order, state)
     with Grader() as grader:
@@ -175,6 +186,8 @@ class _Stage:
     state: PartialState
     judges: Callable[[Path], Judge] | None = None
     loaded: dict[tuple[int, str, str], Rows] = field(default_factory=dict)
+    named: dict[tuple[str, str], dict[int, tuple[str, ...]]] = field(default_factory=dict)
+    """The thumbnails of each benchmark's problems, by what was loaded and row."""
 
     @property
     def layout(self) -> RunLayout:
@@ -183,32 +196,50 @@ class _Stage:
     def score(self, source: Input) -> list[BenchmarkResult]:
         """The results of one checkpoint; it is loaded only if a response of it is missing."""
         processor = model.load_processor(source.directory, self.order.spec.conversation)
-        policy: Any = None
-        results = []
-        for index, benchmark in enumerate(self.spec.benchmarks):
-            rows = self._rows(index, benchmark, source, processor)
-            origin = self._origin(benchmark, rows, source)
-            store = SampleStore(self.layout.benchmark(source.name, benchmark.name), origin)
-            judge = self.judges(store.directory) if self.judges else None
-            if self.state.is_main_process:
-                store.open()
-                self._regrade(store, judge)
+        # All are looked at before the first is answered.
+        rows = [
+            self._rows(n, each, source, processor) for n, each in enumerate(self.spec.benchmarks)
+        ]
+        with contextlib.closing(self._responder(source, processor, rows)) as responder:
+            return [
+                self._benchmark(benchmark, found, source, responder)
+                for benchmark, found in zip(self.spec.benchmarks, rows, strict=True)
+            ]
+
+    def _benchmark(
+        self, benchmark: Benchmark, rows: Rows, source: Input, responder: Responder
+    ) -> BenchmarkResult:
+        """The result of one checkpoint on one benchmark."""
+        origin = self._origin(benchmark, rows, source)
+        store = SampleStore(self.layout.benchmark(source.name, benchmark.name), origin)
+        judge = self.judges(store.directory) if self.judges else None
+        if self.state.is_main_process:
+            store.open()
+            self._regrade(store, judge)
+        self.state.wait_for_everyone()
+        samples = store.samples()
+        # Nobody may write before everybody has read.
+        self.state.wait_for_everyone()
+        if len(samples) < origin.responses:
+            named = self.named.setdefault((benchmark.name, rows.entry.fingerprint), {})
+            images = Thumbnails(self.layout.images)
+            task = _Task(source.name, benchmark, rows, store, judge, images, named)
+            self._complete(task, responder, samples)
             self.state.wait_for_everyone()
             samples = store.samples()
-            # Nobody may write before everybody has read.
-            self.state.wait_for_everyone()
-            if len(samples) < origin.responses:
-                policy = policy or model.load_model(
-                    source.directory, precision=self.spec.precision, device=self.state.device
-                )
-                self._complete(
-                    _Task(source.name, benchmark, rows, store, judge), policy, processor, samples
-                )
-                self.state.wait_for_everyone()
-                samples = store.samples()
-            results.append(self._result(store, samples, judge))
-            self._tell(results[-1])
-        return results
+        result = self._result(store, samples, judge)
+        self._tell(result)
+        return result
+
+    def _responder(self, source: Input, processor: Any, rows: Sequence[Rows]) -> Responder:
+        """What makes the responses of a checkpoint."""
+        conversation = self.order.spec.conversation
+        if self.spec.engine == "vllm":
+            images = max(most_images(found.data) for found in rows)
+            return Responses(
+                source.name, self.spec, conversation, source.directory, processor, images
+            )
+        return Batches(self.spec, conversation, source.directory, processor, self.state.device)
 
     def _regrade(self, store: SampleStore, judge: Judge | None) -> None:
         """Grade what is there with this run's matcher, where another has graded it."""
@@ -237,12 +268,15 @@ class _Stage:
     def _origin(self, benchmark: Benchmark, rows: Rows, source: Input) -> Origin:
         prints, decoding = source.fingerprints, self.spec.decoding
         limit = decoding.max_completion_tokens or self.order.spec.conversation.max_completion_tokens
-        sampling = {
+        sampling: dict[str, Any] = {
             "maxCompletionTokens": limit,
             "seed": self.spec.seed,
-            "batchSize": self.spec.batch_size,
             "precision": self.spec.precision,
         }
+        if self.spec.engine == "vllm":
+            sampling["engine"] = "vllm"
+        else:
+            sampling["batchSize"] = self.spec.batch_size
         known = published(benchmark.name)
         return Origin.model_validate(
             {
@@ -261,32 +295,27 @@ class _Stage:
             }
         )
 
-    def _complete(
-        self, task: _Task, policy: Any, processor: Any, samples: Sequence[Sample]
-    ) -> None:
-        """Make the missing responses, grade them, and keep them batch by batch."""
+    def _complete(self, task: _Task, responder: Responder, samples: Sequence[Sample]) -> None:
+        """Make the missing responses; grade and keep them while the next are made."""
         known = task.keys(samples)
-        thumbnails = Thumbnails(self.layout.images)
-        rounds = generate(
-            policy,
-            processor,
-            task.rows.data,
-            conversation=self.order.spec.conversation,
-            decoding=self.spec.decoding,
-            batch_size=self.spec.batch_size,
-            seed=self.spec.seed,
-            done=known,
-            on_progress=partial(self._report, task),
-        )
+        rounds = responder.rounds(task.rows.data, known, partial(self._report, task))
         began = time.monotonic()
-        for completions in phases.each("generate", rounds):
-            if self.state.is_main_process:
-                new = [item for item in completions if (item.row, item.sample) not in known]
-                drafts = [task.draft(item, thumbnails) for item in new]
+        with ThreadPoolExecutor(1, "keep") as thread:
+            kept: deque[Future[None]] = deque()
+            for completions in phases.each("generate", rounds):
+                if self.state.is_main_process:
+                    new = [item for item in completions if (item.row, item.sample) not in known]
+                    kept.append(thread.submit(self._keep, task, new))
                 with phases.phase("score"):
-                    task.store.append(graded(drafts, self.grader, task.judge))
-            self._count(completions, time.monotonic() - began)
-            began = time.monotonic()
+                    _wait(kept, ROUNDS_BEHIND)
+                self._count(completions, time.monotonic() - began)
+                began = time.monotonic()
+            with phases.phase("score"):
+                _wait(kept, 0)
+
+    def _keep(self, task: _Task, completions: Sequence[Completion]) -> None:
+        drafts = [task.draft(item) for item in completions]
+        task.store.append(graded(drafts, self.grader, task.judge))
 
     def _count(self, completions: Sequence[Completion], seconds: float) -> None:
         """Measure a round of responses."""
@@ -337,7 +366,7 @@ class _Stage:
         return result
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Task:
     """One checkpoint on one benchmark."""
 
@@ -346,20 +375,34 @@ class _Task:
     rows: Rows
     store: SampleStore
     judge: Judge | None
+    images: Thumbnails
+    named: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """The thumbnails that are known."""
+
+    @cached_property
+    def texts(self) -> datasets.Dataset:
+        """The rows without their images, which need not be decoded again."""
+        return self.rows.data.remove_columns("images")
 
     def keys(self, samples: Iterable[Sample]) -> set[Key]:
         """Which responses these samples are."""
         numbers = {name: row for row, name in enumerate(self.rows.data["id"])}
         return {(numbers[sample.id], sample.sample) for sample in samples}
 
-    def draft(self, completion: Completion, thumbnails: Thumbnails) -> Sample:
+    def thumbnails(self, row: int) -> tuple[str, ...]:
+        """The thumbnails of a problem, which every response to it has, of every checkpoint."""
+        if row not in self.named:
+            self.named[row] = self.images.names(self.rows.data[row]["images"])
+        return self.named[row]
+
+    def draft(self, completion: Completion) -> Sample:
         """A response that is not graded yet."""
-        row: Mapping[str, Any] = self.rows.data[completion.row]
+        row: Mapping[str, Any] = self.texts[completion.row]
         return Sample(
             id=row["id"],
             sample=completion.sample,
             problem=row["problem"],
-            images=thumbnails.names(row["images"]),
+            images=self.thumbnails(completion.row),
             gold=row["answer"],
             choices=tuple(row.get("choices") or ()),
             answer_type=row.get("answer_type"),
@@ -373,6 +416,16 @@ class _Task:
             boxed=False,
             outcome="ungraded",
         )
+
+
+def _wait(kept: deque[Future[None]], behind: int) -> None:
+    """Wait until no more rounds than these are still to be kept.
+
+    Raises:
+        OSError, EndpointError: one could not be.
+    """
+    while kept and (len(kept) > behind or kept[0].done()):
+        kept.popleft().result()
 
 
 def _judges(order: StageOrder, state: PartialState) -> Callable[[Path], Judge] | None:

@@ -11,18 +11,19 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from coldstart.evaluation import Decoding
+from coldstart.evaluation import Decoding, Evaluation
 from coldstart.spec import Conversation
 from coldstart_trainer import conversation as chat
 from coldstart_trainer.data import prompt_tokens
-from coldstart_trainer.model import image_token_ids, tokenizer_of
+from coldstart_trainer.model import image_token_ids, load_model, tokenizer_of
 
 Key = tuple[int, int]
 """A row, and which of its responses."""
@@ -42,6 +43,63 @@ class Completion:
     """Its length, with the token that ends it."""
     truncated: bool
     """Whether it reached the length limit without that."""
+
+
+class Responder(Protocol):
+    """What makes the responses of one checkpoint, and holds what it needs for that."""
+
+    def rounds(
+        self,
+        rows: datasets.Dataset,
+        done: Collection[Key],
+        on_progress: Callable[[int, int], None],
+    ) -> Iterator[list[Completion]]:
+        """The responses to rows that are missing, and perhaps some that are not, as they come.
+
+        The first process gets those of all. `on_progress` is told how many of how many are there.
+        """
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+@dataclass
+class Batches:
+    """Responses by `generate`; the model is loaded for the first of them."""
+
+    spec: Evaluation
+    conversation: Conversation
+    directory: Path
+    """The checkpoint."""
+    processor: Any
+    device: torch.device
+    _model: Any = None
+
+    def rounds(
+        self,
+        rows: datasets.Dataset,
+        done: Collection[Key],
+        on_progress: Callable[[int, int], None],
+    ) -> Iterator[list[Completion]]:
+        """The responses of all batches that are not there as a whole."""
+        self._model = self._model or load_model(
+            self.directory, precision=self.spec.precision, device=self.device
+        )
+        return generate(
+            self._model,
+            self.processor,
+            rows,
+            conversation=self.conversation,
+            decoding=self.spec.decoding,
+            batch_size=self.spec.batch_size,
+            seed=self.spec.seed,
+            done=done,
+            on_progress=on_progress,
+        )
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._model = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +147,7 @@ def generate(
     finished = total - sum(len(batch.keys) for batch in open_batches)
     if on_progress:
         on_progress(finished, total)
-    rank, world = _place()
+    rank, world = place()
     config = _config(model, processor, conversation, decoding)
     for start in range(0, len(open_batches), world):
         current = open_batches[start : start + world]
@@ -225,7 +283,7 @@ def _undisturbed(model: Any) -> Iterator[None]:
             model.train(training)
 
 
-def _place() -> tuple[int, int]:
+def place() -> tuple[int, int]:
     """The number of this process, and how many there are."""
     if not torch.distributed.is_initialized():
         return 0, 1
@@ -234,7 +292,7 @@ def _place() -> tuple[int, int]:
 
 def _gathered(mine: list[Completion]) -> list[Completion]:
     """The completions of all processes, in the order of their numbers."""
-    _, world = _place()
+    _, world = place()
     if world == 1:
         return mine
     parts: list[list[Completion]] = [[] for _ in range(world)]

@@ -30,7 +30,7 @@ from coldstart.checkpoint import (
     verify,
 )
 from coldstart.files import digest_of
-from coldstart.stage import CheckpointManifest, Fingerprints, StageInput, StageOrder
+from coldstart.stage import MANIFEST, CheckpointManifest, Fingerprints, StageInput, StageOrder
 from coldstart.status import ErrorCode
 from coldstart_trainer.architecture import model_type
 
@@ -47,15 +47,15 @@ class Input:
     """A model on this machine that may be used."""
 
     name: str
-    """`base`, `sft`, `grpo`; `distill` for the rows of that stage."""
+    """`base`, `sft`, `grpo`, a reference's name; `distill` for the rows of that stage."""
     directory: Path
     """Where its files are."""
     fingerprints: Fingerprints
     """What must stay the same from stage to stage."""
     digest: str | None = None
-    """Of its manifest; None for a base model, which has none."""
+    """Of its manifest; None for a model that has none."""
     manifest: CheckpointManifest | None = None
-    """None for a base model."""
+    """None for a model that has none."""
 
 
 def resolve(order: StageOrder, *, hashes: bool = True) -> tuple[Input, ...]:
@@ -75,14 +75,33 @@ def resolve(order: StageOrder, *, hashes: bool = True) -> tuple[Input, ...]:
 
 
 def _resolve(order: StageOrder, item: StageInput, *, hashes: bool) -> Input:
+    reference = order.spec.reference(item.name)
+    if reference and reference.model:
+        return _reference(order, item, hashes=hashes)
     if item.name != "base":
         return _checkpoint(order, item, hashes=hashes)
-    directory = base_directory(item.location, item.revision, Path(order.workdir))
+    directory = model_directory(item.location, item.revision, Path(order.workdir))
     return Input(item.name, directory, _base_fingerprints(directory, order))
 
 
-def base_directory(name: str, revision: str | None, workdir: Path) -> Path:
-    """The directory of a base model: as it is beside the run.yaml, or fetched from the hub.
+def _reference(order: StageOrder, item: StageInput, *, hashes: bool) -> Input:
+    """A model that need not have anything to do with the run's own."""
+    field = f"spec.evaluation.references ({item.name})"
+    workdir = Path(order.workdir)
+    directory = model_directory(item.location, item.revision, workdir, field)
+    if not (directory / MANIFEST).is_file():
+        return Input(item.name, directory, _base_fingerprints(directory, order, field))
+    manifest = verify(directory) if hashes else read_manifest(directory)
+    if manifest.fingerprints.conversation != conversation_fingerprint(order.spec.conversation):
+        log.warning("%s was trained with another conversation than it is asked in", directory)
+    found = _fingerprints(directory, order, manifest.fingerprints.base_model)
+    return Input(item.name, directory, found, manifest_digest(directory), manifest)
+
+
+def model_directory(
+    name: str, revision: str | None, workdir: Path, field: str = "spec.model"
+) -> Path:
+    """The directory of a model: as it is beside the run.yaml, or fetched from the hub.
 
     Raises:
         CheckpointError: there is neither (ModelInvalid).
@@ -91,13 +110,13 @@ def base_directory(name: str, revision: str | None, workdir: Path) -> Path:
     if local.is_dir():
         return local
     if not _HUB_ID.fullmatch(name) or local.exists():
-        raise _model_error(f"there is no directory {local}, and {name!r} is no hub id")
-    return _download(name, revision)
+        raise _model_error(f"there is no directory {local}, and {name!r} is no hub id", field)
+    return _download(name, revision, field)
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, field: str) -> Path:
     if revision is None:
-        log.warning("spec.model.revision is not set: %s may change between attempts", name)
+        log.warning("%s.revision is not set: %s may change between attempts", field, name)
     fetch = partial(snapshot_download, name, revision=revision, allow_patterns=_HUB_FILES)
     try:
         try:
@@ -107,13 +126,17 @@ def _download(name: str, revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = " ".join(str(error).split())[:300]
         at = f" at revision {revision}" if revision else ""
-        raise _model_error(f"{name!r}{at} cannot be fetched from the hub: {reason}") from error
+        message = f"{name!r}{at} cannot be fetched from the hub: {reason}"
+        raise _model_error(message, field) from error
 
 
-def _base_fingerprints(directory: Path, order: StageOrder) -> Fingerprints:
+def _base_fingerprints(
+    directory: Path, order: StageOrder, field: str = "spec.model"
+) -> Fingerprints:
     model_type(directory)
     if not any(directory.glob("*.safetensors")):
-        raise _model_error(f"{directory} holds no *.safetensors file: it is no model directory")
+        message = f"{directory} holds no *.safetensors file: it is no model directory"
+        raise _model_error(message, field)
     return _fingerprints(directory, order, base_fingerprint(directory))
 
 
@@ -171,5 +194,6 @@ def _fingerprints(directory: Path, order: StageOrder, base: str) -> Fingerprints
     )
 
 
-def _model_error(message: str) -> CheckpointError:
-    return CheckpointError(ErrorCode.MODEL_INVALID, f"spec.model.name: {message}")
+def _model_error(message: str, field: str) -> CheckpointError:
+    part = "name" if field == "spec.model" else "model"
+    return CheckpointError(ErrorCode.MODEL_INVALID, f"{field}.{part}: {message}")

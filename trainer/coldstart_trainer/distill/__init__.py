@@ -1,4 +1,4 @@
-"""The distill stage: a teacher behind an endpoint answers questions; right answers become rows."""
+"""The distill stage: a teacher answers questions; right answers become rows."""
 
 from coldstart_trainer.distill.stage import run
 

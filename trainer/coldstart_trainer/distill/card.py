@@ -52,7 +52,7 @@ class Tally:
         dropped = self.entry.rows - len({row.question for row in self.rows})
         return {
             "rows": len(self.rows),
-            "teacher": self.spec.teacher.model,
+            "teacher": self.spec.teacher.identity,
             "keep": self.spec.keep,
             "keepWrong": self.spec.keep_wrong,
             "temperature": self.spec.temperature,

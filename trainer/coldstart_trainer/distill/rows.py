@@ -84,7 +84,7 @@ class Distilled:
             "answer": asked.answer,
             "choices": list(asked.choices),
             "pattern": sample.pattern.name,
-            "teacher": self.spec.teacher.model,
+            "teacher": self.spec.teacher.identity,
             "template": sample.pattern.digest,
             "sampling": json.dumps(sampling),
             "source": self.spec.dataset.name,

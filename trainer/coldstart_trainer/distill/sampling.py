@@ -173,7 +173,7 @@ class _Taker:
             "seed": _seed(spec.seed, self.question.id, self.number, draw),
             "messages": messages,
         }
-        key = digest_of({"model": spec.teacher.model, **request})
+        key = digest_of({"model": spec.teacher.identity, **request})
         place = journal.place(key)
         if place:
             answer = journal.answer(place)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from coldstart import tasks
 from coldstart.chat import Client, Limits
 from coldstart.distill import Distill
+from coldstart.endpoint import Endpoint
 from coldstart.grading import Grader
 from coldstart.layout import ROWS, output
 from coldstart.metrics import series
@@ -23,7 +25,7 @@ from coldstart.uses import Use
 from coldstart_trainer import checkpoint, data, model
 from coldstart_trainer.check.licences import UNKNOWN, licence
 from coldstart_trainer.data import Rows
-from coldstart_trainer.distill import card
+from coldstart_trainer.distill import card, serving
 from coldstart_trainer.distill.journal import Journal
 from coldstart_trainer.distill.questions import Question, questions
 from coldstart_trainer.distill.rows import Distilled
@@ -33,6 +35,7 @@ from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.inputs import Input
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.resources import resources
+from coldstart_trainer.rollout.settings import most_images
 from coldstart_trainer.termination import TERMINATION, Terminated
 
 THREADS = 4
@@ -74,6 +77,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     with (
+        _teacher(order, spec, rows) as (teacher, watch),
         Journal(layout.answers) as journal,
         Grader() as grader,
         ThreadPoolExecutor(THREADS) as executor,
@@ -82,13 +86,13 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
         sampler = Sampler(
             spec=spec,
             conversation=conversation,
-            client=Client(spec.teacher, _limits(spec), f"{_FIELD}.teacher"),
+            client=Client(teacher, _limits(spec), f"{_FIELD}.teacher"),
             journal=journal,
             verdicts=Verdicts(grader, count, conversation.max_completion_tokens, executor),
             executor=executor,
         )
         log.info("%d answers of earlier attempts are there", len(journal))
-        samples = Asking(sampler, rows, progress).samples()
+        samples = Asking(sampler, rows, progress, watch).samples()
         taken = list(_taken(samples, spec))
         tally = card.Tally(spec, rows.entry, samples, taken, sampler.cost, sampler.failures)
         _require_rows(tally)
@@ -108,6 +112,26 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
         checkpoint=reference,
         metrics=tally.metrics,
     )
+
+
+@contextlib.contextmanager
+def _teacher(
+    order: StageOrder, spec: Distill, rows: Rows
+) -> Iterator[tuple[Endpoint, Callable[[], None]]]:
+    """Whom to ask, and what to call now and then to know that there still is somebody."""
+    if url := spec.teacher.base_url:
+        teacher = spec.teacher
+        yield (
+            Endpoint(base_url=url, model=teacher.model, api_key_env=teacher.api_key_env),
+            lambda: None,
+        )
+        return
+    log.info("vLLM loads the teacher %s", spec.teacher.identity)
+    path = output(order).attempt(order.attempt) / "teacher.log"
+    path.parent.mkdir(exist_ok=True)
+    images = most_images(rows.data)
+    with serving.served(spec, Path(order.workdir), images, path) as server:
+        yield server.endpoint, server.require
 
 
 def _limits(spec: Distill) -> Limits:
@@ -155,6 +179,8 @@ class Asking:
     sampler: Sampler
     rows: Rows
     progress: ProgressLog
+    require_teacher: Callable[[], None]
+    """Raises when there is nobody to ask any more."""
     found: list[Sample] = field(default_factory=list)
     done: int = 0
     fruitful: int = 0
@@ -195,6 +221,7 @@ class Asking:
             if TERMINATION.requested:
                 self.sampler.journal.sync()
                 raise Terminated("was told to end; every answer so far is kept")
+            self.require_teacher()
             if time.monotonic() - synced >= SYNC:
                 await asyncio.to_thread(self.sampler.journal.sync)
                 synced = time.monotonic()

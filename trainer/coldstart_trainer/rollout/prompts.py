@@ -51,6 +51,21 @@ def collapsed(tokens: Sequence[int], pad: int) -> Tokens:
     return found
 
 
+def written_out(tokens: Sequence[int], pad: int, counts: Sequence[int]) -> Tokens:
+    """The prompt as the model sees it, from one with a single token for each image.
+
+    Args:
+        tokens: the prompt.
+        pad: that token.
+        counts: how many of it each image becomes.
+    """
+    left = iter(counts)
+    found: Tokens = []
+    for token in tokens:
+        found += [pad] * next(left) if token == pad else [token]
+    return found
+
+
 def copies(prompts: Sequence[Sequence[int]], group: int) -> int:
     """How many rows in succession have the same prompt, given that groups lie side by side.
 

@@ -1,4 +1,4 @@
-"""What a GRPO stage's engine is made from: read off the order and the data, before any weight."""
+"""What a stage's vLLM is made from: read off the order and the data, before any weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import datasets
 import pyarrow.compute as pc
 
 from coldstart.engine import vllm_mistake
-from coldstart.spec import GRPO, Conversation
+from coldstart.spec import GRPO, Conversation, ModelSpec
 from coldstart.status import ErrorCode
 from coldstart_trainer import model
 from coldstart_trainer.errors import StageFailure
@@ -26,7 +26,7 @@ HOTTEST = 2.0
 class EngineSettings:
     """How completions are sampled."""
 
-    spec: GRPO
+    spec: ModelSpec
     conversation: Conversation
     directory: Path
     """The model that the stage starts from; its weights are replaced before the first sampling."""
@@ -64,7 +64,10 @@ class EngineSettings:
 
     @property
     def engine(self) -> dict[str, Any]:
-        """Arguments of a colocated engine that TRL does not set (huggingface/trl#6776)."""
+        """Arguments of an engine that the model, its images and the device decide.
+
+        TRL sets none of them for a colocated one (huggingface/trl#6776).
+        """
         found: dict[str, Any] = {
             "model": str(self.directory),
             "dtype": "bfloat16" if self.spec.precision == "bf16" else "float32",
@@ -110,20 +113,33 @@ def require_engine(spec: GRPO) -> None:
     rollout = spec.rollout
     if rollout.engine != "vllm":
         return
-    if mistake := vllm_mistake():
-        raise StageFailure(
-            ErrorCode.RESOURCES_MISSING,
-            f"spec.grpo.rollout.engine: {mistake}; or set it to transformers",
-        )
-    if rollout.temperature > HOTTEST:
-        raise StageFailure(
-            ErrorCode.INVALID_ORDER,
-            f"spec.grpo.rollout.temperature: is {rollout.temperature:g}, but vLLM takes at most "
-            f"{HOTTEST:g}; lower it, or set engine to transformers",
-        )
+    require_vllm("spec.grpo.rollout.engine", "spec.grpo.rollout", rollout.temperature)
     if rollout.mode == "server" and spec.resources.gpus_per_node == 0:
         raise StageFailure(
             ErrorCode.RESOURCES_MISSING,
             "spec.grpo.rollout.mode: weights reach a vLLM server over NCCL, which needs GPUs, but "
             "resources.gpusPerNode is 0; set mode to colocate, or engine to transformers",
+        )
+
+
+def require_vllm(field: str, sampling: str, temperature: float) -> None:
+    """Refuse a vLLM that is not there, was not tested, or cannot sample so.
+
+    Args:
+        field: what chooses vLLM.
+        sampling: the section with the temperature.
+        temperature: that temperature.
+
+    Raises:
+        StageFailure: ResourcesMissing, or InvalidOrder.
+    """
+    if mistake := vllm_mistake():
+        raise StageFailure(
+            ErrorCode.RESOURCES_MISSING, f"{field}: {mistake}; or set it to transformers"
+        )
+    if temperature > HOTTEST:
+        raise StageFailure(
+            ErrorCode.INVALID_ORDER,
+            f"{sampling}.temperature: is {temperature:g}, but vLLM takes at most "
+            f"{HOTTEST:g}; lower it, or set engine to transformers",
         )

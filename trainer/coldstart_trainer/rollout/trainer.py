@@ -12,6 +12,7 @@ from trl.trainer import grpo_trainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from coldstart.metrics import series
+from coldstart.spec import GRPO
 from coldstart_trainer.generators import Generators
 from coldstart_trainer.keeper import Keeper
 from coldstart_trainer.rollout.generation import Generation, replaced
@@ -105,7 +106,9 @@ class EngineTrainer(GRPOTrainer):
             made["num_items_in_batch"] = tokens.clamp(min=1)
 
     def _mismatched(self, made: dict[str, Any], mask: torch.Tensor) -> torch.Tensor:
-        rollout = self.engine.spec.rollout
+        spec = self.engine.spec
+        assert isinstance(spec, GRPO)
+        rollout = spec.rollout
         return mismatched(
             made["sampling_per_token_logps"],
             made["old_per_token_logps"],

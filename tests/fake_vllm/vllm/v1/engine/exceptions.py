@@ -1,0 +1,5 @@
+"""As in vLLM."""
+
+
+class EngineDeadError(Exception):
+    """The engine's process is gone."""
