@@ -12,16 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from coldstart.dataset import Dataset
-from coldstart.schema import (
-    Contract,
-    Name,
-    Open,
-    Positive,
-    RunName,
-    Seed,
-    Share,
-    Text,
-)
+from coldstart.schema import Contract, Name, Open, Positive, RunName, Seed, Share, Text
 from coldstart.trainer_args import GRPO_ARGS, SFT_ARGS, refuse_owned
 
 PAPER_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."

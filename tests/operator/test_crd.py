@@ -13,6 +13,7 @@ from control_plane import control_plane
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sample_status import STATUS
 from spec_cases import (
     ASCII,
     CASES,
@@ -21,7 +22,6 @@ from spec_cases import (
     NULLS,
     PYDANTIC_ONLY,
     SERVER_ONLY,
-    STATUS,
     document,
     place,
 )

@@ -18,7 +18,8 @@ from builders import NOW
 from hypothesis import given
 from operating import MANIFEST, SFT_ONLY, condition, ended, holds, run_starts, stage, world
 from oracles import TYPES, at_rest, requests_per_run, violations
-from spec_cases import STATUS, document
+from sample_status import STATUS
+from spec_cases import document
 from strategies import broken, damaged, fuzzed
 
 from coldstart.children import documents
