@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
+KIND_VENV ?= .venv-kind
+# Of kind-up: Job, or PyTorchJob, for which Kubeflow's training operator is installed.
+BACKEND ?= Job
 BIN := $(VENV)/bin
 # A module's tests share what they have trained, so they stay together; the longest goes first.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
@@ -66,12 +69,79 @@ test-images: setup ## Install the images' packages as Dockerfile does, in fresh 
 	COLDSTART_TEST_IMAGES=1 $(BIN)/pytest tests/operator/test_images.py
 
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' coldstart/__init__.py)
+IMAGES ?= operator trainer trainer-cpu
 .PHONY: images
 images: ## Build the images with Docker.
-	for target in operator trainer trainer-cpu; do \
+	for target in $(IMAGES); do \
 		docker build --target $$target --tag coldstart/$$target:$(VERSION) \
 			--build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" . || exit 1; \
 	done
+
+.PHONY: version
+version: ## Print the version of package, images and chart.
+	@echo $(VERSION)
+
+# What a release is made with, which needs nothing of what trains.
+TOOLS_VENV ?= .venv-tools
+$(TOOLS_VENV)/.ready: Makefile images/build.txt
+	$(PYTHON) -m venv $(TOOLS_VENV)
+	$(TOOLS_VENV)/bin/pip install --quiet --no-deps --require-hashes --requirement images/build.txt
+	$(TOOLS_VENV)/bin/pip install --quiet 'cyclonedx-bom>=7.5,<8' 'pip-audit>=2.10,<3'
+	@touch $@
+
+.PHONY: wheel
+wheel: $(TOOLS_VENV)/.ready ## Build the wheel into dist/, as Dockerfile does.
+	$(TOOLS_VENV)/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+LOCKS := images/operator.txt images/trainer.txt images/trainer-source.txt images/trainer-cpu.txt
+.PHONY: sbom
+sbom: $(TOOLS_VENV)/.ready ## Write a bill of materials of each lock, CycloneDX, into dist/.
+	mkdir -p dist
+	for lock in $(LOCKS); do \
+		$(TOOLS_VENV)/bin/cyclonedx-py requirements $$lock --pyproject pyproject.toml \
+			--output-reproducible --output-file dist/$$(basename $$lock .txt).cdx.json || exit 1; \
+	done
+
+# Nothing is installed: a lock, and the constraints, name every version.
+.PHONY: audit
+audit: $(TOOLS_VENV)/.ready ## Look for known vulnerabilities in the locks and in constraints.txt.
+	for file in $(LOCKS) images/build.txt constraints.txt; do \
+		$(TOOLS_VENV)/bin/pip-audit --strict --disable-pip --no-deps \
+			--requirement $$file || failed=1; \
+	done; exit $${failed:-0}
+
+# A chart that is published names the registry that its images are in; the one here names none.
+REGISTRY ?=
+DIST ?= dist
+.PHONY: chart
+chart: ## Package the chart with Helm, for images in REGISTRY, into dist/.
+	rm -rf $(DIST)/chart
+	mkdir -p $(DIST)/chart
+	cp -R charts/coldstart $(DIST)/chart/
+	sed 's|repository: coldstart/|repository: $(REGISTRY:%=%/)coldstart/|' \
+		charts/coldstart/values.yaml >$(DIST)/chart/coldstart/values.yaml
+	helm package $(DIST)/chart/coldstart --destination $(DIST)
+
+# The commands alone, without what trains: enough to look at a run in a cluster.
+$(KIND_VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(KIND_VENV)
+	$(KIND_VENV)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(KIND_VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[operator]'
+	@touch $@
+
+.PHONY: kind-up
+kind-up: ## A cluster by kind with the images and the chart; BACKEND=PyTorchJob adds Kubeflow's operator.
+	BACKEND=$(BACKEND) examples/kind/kind.sh check
+	$(MAKE) images IMAGES='operator trainer-cpu'
+	VERSION=$(VERSION) BACKEND=$(BACKEND) examples/kind/kind.sh up
+
+.PHONY: kind-demo
+kind-demo: $(KIND_VENV)/.ready ## The quickstart on that cluster, and its report.
+	VERSION=$(VERSION) PATH="$(CURDIR)/$(KIND_VENV)/bin:$$PATH" examples/kind/kind.sh demo
+
+.PHONY: kind-down
+kind-down: ## Delete that cluster.
+	examples/kind/kind.sh down
 
 .PHONY: generate
 generate: setup ## Write the files that are made from the models.
@@ -114,9 +184,12 @@ verify: setup ## Check format, lint, types, import contracts, generated files an
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck .ci/run examples/kind/kind.sh
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --quiet --offline --persona pedantic .github/workflows
 	$(BIN)/python -m coldstart.generate --check
 	@$(MAKE) --no-print-directory docs
 
 .PHONY: clean
 clean: ## Remove the environment, caches and what the quickstart made.
-	rm -rf $(VENV) $(VLLM_VENV) runs site $(QUICKSTART)/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(KIND_VENV) $(TOOLS_VENV) dist runs site $(QUICKSTART)/build .mypy_cache .pytest_cache .ruff_cache .hypothesis

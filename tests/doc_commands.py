@@ -48,7 +48,20 @@ HELM = {
 }
 """The same of Helm."""
 
-OTHERS = {".", "cd", "cp", "curl", "docker", "export", "hf", "kind", "promtool", "python", "vllm"}
+OTHERS = {
+    ".",
+    "cd",
+    "cosign",
+    "cp",
+    "curl",
+    "docker",
+    "export",
+    "hf",
+    "kind",
+    "promtool",
+    "python",
+    "vllm",
+}
 """Commands that are only parsed."""
 
 
