@@ -26,7 +26,10 @@ def violations(template: dict) -> list[str]:
     pod = spec.get("securityContext", {})
     if pod.get("sysctls"):
         found.append("sysctls")
-    containers = [*spec["containers"], *spec.get("initContainers", ())]
+    if pod.get("windowsOptions", {}).get("hostProcess"):
+        found.append("hostProcess")
+    kinds = ("containers", "initContainers", "ephemeralContainers")
+    containers = [one for kind in kinds for one in spec.get(kind, ())]
     for container in containers:
         found += [f"{container['name']}: {what}" for what in _container(container, pod)]
     return found
@@ -43,8 +46,19 @@ def _container(container: dict, pod: dict) -> Iterator[str]:
         "runAsNonRoot": both.get("runAsNonRoot") is True,
         "runAsUser": both.get("runAsUser") != 0,
         "seccompProfile": both.get("seccompProfile", {}).get("type") in PROFILES,
+        "appArmorProfile": both.get("appArmorProfile", {}).get("type") in {None, *PROFILES},
+        "hostProcess": not own.get("windowsOptions", {}).get("hostProcess"),
+        "host of a probe": not any(_hosts(container)),
         "procMount": own.get("procMount", "Default") == "Default",
         "seLinuxOptions": not both.get("seLinuxOptions"),
         "hostPort": not any(port.get("hostPort") for port in container.get("ports", ())),
     }
     return (name for name, kept in rules.items() if not kept)
+
+
+def _hosts(container: dict) -> Iterator[str]:
+    """The hosts that the kubelet would be sent to: by 1.34 and later, to its own pod alone."""
+    probes = [container.get(f"{kind}Probe") for kind in ("liveness", "readiness", "startup")]
+    for action in (*probes, *container.get("lifecycle", {}).values()):
+        for way in ("httpGet", "tcpSocket"):
+            yield (action or {}).get(way, {}).get("host", "")

@@ -96,6 +96,17 @@ def test_the_schemas_refuse_what_is_wrong():
     ]
 
 
+def unsafe(**security) -> dict:
+    """A container that is as ours are but for this."""
+    container = container_of(manifests("Job", cluster_run())[-1])
+    return {
+        "containers": [container | {"securityContext": container["securityContext"] | security}]
+    }
+
+
+PROBED = unsafe()["containers"][0] | {"livenessProbe": {"httpGet": {"host": "10.0.0.1", "port": 1}}}
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -103,6 +114,15 @@ def test_the_schemas_refuse_what_is_wrong():
         ({"hostNetwork": True}, "hostNetwork"),
         ({"volumes": [{"name": "x", "hostPath": {"path": "/"}}]}, "volume hostPath"),
         ({"securityContext": {}}, "pytorch: runAsNonRoot"),
+        ({"securityContext": {"windowsOptions": {"hostProcess": True}}}, "hostProcess"),
+        (unsafe(appArmorProfile={"type": "Unconfined"}), "pytorch: appArmorProfile"),
+        (unsafe(privileged=True), "pytorch: privileged"),
+        (unsafe(procMount="Unmasked"), "pytorch: procMount"),
+        (unsafe(runAsUser=0), "pytorch: runAsUser"),
+        (unsafe(seccompProfile={"type": "Unconfined"}), "pytorch: seccompProfile"),
+        (unsafe(capabilities={"drop": ["ALL"], "add": ["NET_ADMIN"]}), "pytorch: capabilities.add"),
+        ({"ephemeralContainers": [{"name": "debug"}]}, "debug: allowPrivilegeEscalation"),
+        ({"containers": [PROBED]}, "pytorch: host of a probe"),
     ],
 )
 def test_the_checker_of_pod_security_sees_what_is_wrong(change, found):
