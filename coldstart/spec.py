@@ -313,7 +313,8 @@ class Reward(Contract):
 
     name: Annotated[str, StringConstraints(pattern=_REWARD)]
     """`accuracy` (the last `\\boxed{}` equals the gold answer), `format` (the response ends with
-    one closed box), or `module:function` by import path."""
+    one closed box), or `module:function` of a module below the working directory: on one machine
+    the run file's, on a cluster the claim's."""
     weight: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] = 1.0
     """What its score counts in the sum."""
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+_ABOVE = ("conversation.", "model.", "podTemplate.")
+"""What begins the paths of fields that are not of a stage."""
+
 _TRAINING = {
     "adam_beta1": "adamBeta1",
     "adam_beta2": "adamBeta2",
@@ -18,6 +21,7 @@ _TRAINING = {
     "full_determinism": "seed",
     "gradient_accumulation_steps": "microBatchSize",
     "gradient_checkpointing": "gradientCheckpointing",
+    "hub_token": "podTemplate.secrets",
     "ignore_data_skip": "saveSteps",
     "learning_rate": "learningRate",
     "load_best_model_at_end": "keepCheckpoints",
@@ -39,6 +43,7 @@ _TRAINING = {
     "save_total_limit": "keepCheckpoints",
     "seed": "seed",
     "train_sampling_strategy": "seed",
+    "trust_remote_code": "model.name",
     "use_cpu": "resources.gpusPerNode",
     "warmup_steps": "warmupRatio",
     "weight_decay": "weightDecay",
@@ -92,8 +97,12 @@ def refuse_owned(stage: str, owned: Mapping[str, str]) -> Callable[[str], str]:
 
     def check(name: str) -> str:
         if field := owned.get(name):
-            path = field if field.startswith("conversation") else f"{stage}.{field}"
-            raise ValueError(f"is owned by spec.{path}")
+            raise ValueError(f"is owned by {owner(stage, field)}")
         return name
 
     return check
+
+
+def owner(stage: str, field: str) -> str:
+    """The path of a field in the spec, as the tables here have it."""
+    return f"spec.{field}" if field.startswith(_ABOVE) else f"spec.{stage}.{field}"

@@ -384,6 +384,8 @@ CASES = (
     Case("an owned option", False, {"sft.trainerArgs": {"learning_rate": 1}}),
     Case("an owned option as text", False, {"grpo.trainerArgs": {"use_vllm": "yes"}}),
     Case("an owned option as mapping", False, {"grpo.trainerArgs": {"beta": {"a": 1}}}),
+    Case("code of the model", False, {"sft.trainerArgs": {"trust_remote_code": True}}),
+    Case("a token", False, {"grpo.trainerArgs": {"hub_token": "hf_x"}}),
     Case("an option owned by grpo only", True, {"sft.trainerArgs": {"beta": 1}}),
     Case("too many options", False, {"sft.trainerArgs": {f"o{i}": 1 for i in range(101)}}),
     # pods and operations

@@ -16,7 +16,7 @@ from coldstart.generate.rules import default, filled, list_rules, root_rules, sp
 from coldstart.generate.structural import NUMBER, Path, Schema, at, structural
 from coldstart.run import ReasoningRun, RunSpec
 from coldstart.status import RunStatus
-from coldstart.trainer_args import GRPO_ARGS, SFT_ARGS
+from coldstart.trainer_args import GRPO_ARGS, SFT_ARGS, owner
 
 GROUP = "coldstart.dev"
 VERSION = "v1alpha1"
@@ -152,9 +152,8 @@ def _spec() -> Schema:
 
 def _owned(stage: str, field: str) -> Schema:
     """An option that no value satisfies: a field of the spec decides it (`refuse_owned`)."""
-    path = field if field.startswith("conversation") else f"{stage}.{field}"
     return {
-        "description": f"Owned by spec.{path}: set that.",
+        "description": f"Owned by {owner(stage, field)}: set that.",
         "x-kubernetes-preserve-unknown-fields": True,
         "not": {},
     }

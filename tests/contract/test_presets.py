@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from coldstart import preset
 from coldstart.run import ReasoningRun
 from coldstart.schema import problems
-from coldstart.trainer_args import GRPO_ARGS, SFT_ARGS
+from coldstart.trainer_args import GRPO_ARGS, SFT_ARGS, owner
 
 SFT_VALUES = {
     "dataset.name": "WaltonFuture/Multimodal-Cold-Start",
@@ -210,8 +210,8 @@ def test_the_owning_fields_exist():
     run = ReasoningRun.parse(preset.resolve(document(sft={}, grpo={})))
     for stage, owned in (("sft", SFT_ARGS), ("grpo", GRPO_ARGS)):
         for field in set(owned.values()):
-            section = run.spec if field.startswith("conversation") else getattr(run.spec, stage)
-            for part in field.split("."):
+            section = run.spec
+            for part in owner(stage, field).removeprefix("spec.").split("."):
                 aliases = {
                     info.alias or name: name for name, info in type(section).model_fields.items()
                 }

@@ -96,6 +96,7 @@ def test_a_full_engine_answers_every_problem_as_often_as_asked(stand_in, order, 
     [engine] = stand_in.plan.engines
     assert (engine.most_open, engine.closed) == (5, True)  # one is ready beside those that run
     assert engine.arguments["max_model_len"] == 240
+    assert engine.arguments["load_format"] == "safetensors"  # no pickles
     assert engine.arguments["mm_processor_kwargs"] == {"min_pixels": 784, "max_pixels": 16 * 784}
     assert engine.arguments["limit_mm_per_prompt"] == {"image": 1, "video": 0}
     assert engine.calls == [("coldstart_end_with", (os.getpid(),))]
@@ -279,6 +280,8 @@ def test_a_directory_beside_the_run_file_is_the_teacher(teaching):
     beside.mkdir()
     command = serving.arguments(order.spec.distill, Path(order.workdir), images=0, port=1)
     assert command[:4] == ["--model", str(beside), "--served-model-name", "absent"]
+    assert command[command.index("--load-format") + 1] == "safetensors"  # no pickles
+    assert "--trust-remote-code" not in command
 
 
 def test_a_teacher_that_cannot_be_served_is_refused_with_the_first_error(stand_in, teaching):

@@ -216,7 +216,10 @@ def test_what_is_no_score_ends_the_stage(custom, what, words):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nowhere:f", "No module named 'nowhere'"),
+        ("nowhere:f", r"there is no nowhere\.py"),
+        ("os:system", r"there is no os\.py"),
+        ("trl.rewards:think_format_reward", r"there is no trl/rewards\.py"),
+        ("mine..gone:f", r"there is no mine/gone\.py"),
         ("broken:f", "No module named 'nothing_of_this_name'"),
         ("mine:gone", "has no attribute 'gone'"),
         ("mine:number", "number is not callable"),
@@ -227,6 +230,42 @@ def test_a_reward_that_cannot_be_had_is_refused_before_training(workdir, name, w
     with pytest.raises(RewardError, match=words) as error:
         rewards((Reward(name="format"), Reward(name=name)), workdir=workdir)
     assert str(error.value).startswith("spec.grpo.rewards[1].name: ")
+
+
+SAYS_THAT_IT_RAN = "import pathlib\npathlib.Path(r'{}').touch()\ndef f(**_): return []\n"
+
+
+def test_no_reward_is_taken_from_outside_the_working_directory(tmp_path):
+    ran, workdir = tmp_path / "ran", tmp_path / "work"
+    workdir.mkdir()
+    outside = tmp_path / "outside"
+    (outside / "package").mkdir(parents=True)
+    for file in (outside / "mine.py", outside / "package" / "__init__.py"):
+        file.write_text(SAYS_THAT_IT_RAN.format(ran))
+    (workdir / "mine.py").symlink_to(outside / "mine.py")
+    (workdir / "package").symlink_to(outside / "package")
+    # A file that is called as a library is: the name means another.
+    for name in ("json.py", "pebble.py"):
+        (workdir / name).write_text(SAYS_THAT_IT_RAN.format(ran))
+    for name, words in {
+        "mine:f": r"mine\.py is a link that leads out",
+        "package:f": r"package/__init__\.py is a link that leads out",
+        "json:f": "a library is called json, too",
+        "pebble:f": "a library is called pebble, too",
+    }.items():
+        with pytest.raises(RewardError, match=words):
+            rewards((Reward(name=name),), workdir=workdir)
+        assert not ran.exists()
+
+
+def test_a_reward_may_be_in_a_package_of_the_working_directory(tmp_path):
+    (tmp_path / "pack" / "inner").mkdir(parents=True)
+    (tmp_path / "pack" / "__init__.py").touch()
+    body = "from pack import one\ndef f(completions, **_): return [one.SCORE] * len(completions)\n"
+    (tmp_path / "pack" / "one.py").write_text("SCORE = 1.0\n")
+    (tmp_path / "pack" / "inner" / "deep.py").write_text(body)
+    with rewards((Reward(name="pack.inner.deep:f"),), workdir=tmp_path) as made:
+        assert call(made.functions[0], "a", "b") == [1.0, 1.0]
 
 
 ROWS = [{"id": "0", "problem": "q", "answer": "7", "images": [object()]}]

@@ -135,7 +135,10 @@ def _base_fingerprints(
 ) -> Fingerprints:
     model_type(directory)
     if not any(directory.glob("*.safetensors")):
-        message = f"{directory} holds no *.safetensors file: it is no model directory"
+        message = (
+            f"{directory} holds no *.safetensors file; pickled weights (*.bin, *.pt) are never "
+            "loaded: save the model as safetensors"
+        )
         raise _model_error(message, field)
     return _fingerprints(directory, order, base_fingerprint(directory))
 

@@ -41,6 +41,9 @@ __all__ = [
     "tokenizer_of",
 ]
 
+_TRUST = {"local_files_only": True, "trust_remote_code": False}
+"""A model is data: no code of its directory is run, and nothing is fetched for it."""
+
 _IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -108,7 +111,7 @@ def load_model(
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     try:
         loaded: Any = factory.from_pretrained(
-            directory, dtype=dtype, output_loading_info=True, local_files_only=True
+            directory, dtype=dtype, output_loading_info=True, use_safetensors=True, **_TRUST
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         # A missing, torn or foreign weight file surfaces as any of these.
@@ -201,7 +204,7 @@ def _has_torchvision() -> bool:
 
 
 def _processor(directory: Path, kind: str, conversation: Conversation) -> Any:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **_TRUST)
     if kind in TEXT_ARCHITECTURES:
         return tokenizer
     backend: Any = Qwen2VLImageProcessorPil
@@ -209,9 +212,9 @@ def _processor(directory: Path, kind: str, conversation: Conversation) -> Any:
         backend = transformers.Qwen2VLImageProcessor
     images = backend.from_pretrained(
         directory,
-        local_files_only=True,
         min_pixels=conversation.min_pixels,
         max_pixels=conversation.max_pixels,
+        **_TRUST,
     )
     template = _chat_template(directory) or tokenizer.chat_template
     return image_only_class(kind)(images, tokenizer, chat_template=template)

@@ -47,6 +47,7 @@ def common_arguments(stage: TrainingStage, steps: int) -> dict[str, Any]:
         "fp16": False,
         "fsdp": None,
         "full_determinism": False,
+        "hub_token": None,  # it would stand in order, status and pod
         "gradient_accumulation_steps": schedule.accumulation(spec),
         "gradient_checkpointing": spec.gradient_checkpointing,
         "ignore_data_skip": False,
@@ -70,6 +71,7 @@ def common_arguments(stage: TrainingStage, steps: int) -> dict[str, Any]:
         "save_total_limit": None,  # rotation is ours: the Trainer's knows no pinned checkpoint
         "seed": spec.seed,
         "train_sampling_strategy": "random",
+        "trust_remote_code": False,
         "use_cpu": spec.resources.gpus_per_node == 0,
         "warmup_steps": ceil(spec.warmup_ratio * steps),
         "weight_decay": spec.weight_decay,

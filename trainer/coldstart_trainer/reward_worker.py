@@ -6,7 +6,7 @@ It imports neither torch nor anything else of the trainer.
 from __future__ import annotations
 
 import asyncio
-import importlib
+import importlib.util
 import inspect
 import math
 import os
@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 _loaded: dict[str, Callable[..., Any] | str] = {}
@@ -35,14 +36,35 @@ def prepare(name: str, workdir: str) -> None:
     # torchrun passes SIGTERM on to the stage's whole process group. The stage gives up first what
     # it waits for, in all processes alike: the worker ends when the stage does.
     os.setpgid(0, 0)
-    sys.path.insert(0, workdir)
+    # Last: a file there that is called as a library is would else be taken for it.
+    sys.path.append(workdir)
     module, _, function = name.partition(":")
+    if problem := _elsewhere(module, Path(workdir)):
+        _loaded[name] = problem
+        return
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:  # noqa: BLE001 - importing runs the user's code
         _loaded[name] = _last_line(error)
         return
     _loaded[name] = found if callable(found) else f"{function} is not callable"
+
+
+def _elsewhere(module: str, workdir: Path) -> str:
+    """Why a module is not one of the working directory; empty if it is. None of it is run."""
+    place = workdir.joinpath(*module.split("."))
+    files = (place / "__init__.py", place.with_suffix(".py"))
+    file = next((one for one in files if one.is_file()), None)
+    if file is None:
+        return f"there is no {files[1].relative_to(workdir)}"
+    if not file.resolve().is_relative_to(workdir.resolve()):
+        return f"{file.relative_to(workdir)} is a link that leads out of it: copy the file"
+    # Its packages have no say in it: they would have to be run to be asked.
+    first = module.partition(".")[0]
+    found = importlib.util.find_spec(first)
+    places = [*(found.submodule_search_locations or ()), found.origin] if found else []
+    ours = [one for one in places if one and Path(one).is_relative_to(workdir)]
+    return "" if ours else f"a library is called {first}, too: call yours otherwise"
 
 
 def import_error(name: str) -> str:

@@ -106,6 +106,8 @@ def arguments(spec: Distill, workdir: Path, images: int, port: int) -> list[str]
     found = {
         "model": str(local) if local.is_dir() else teacher.model,
         "served-model-name": teacher.model,
+        # Else it reads pickled weights where there are no others.
+        "load-format": "safetensors",
         "host": "127.0.0.1",
         "port": str(port),
         "seed": str(spec.seed),

@@ -194,6 +194,7 @@ class Responses:
             arguments = self._settings.engine | {
                 "generation_config": "vllm",
                 "gpu_memory_utilization": self.spec.gpu_memory_utilization,
+                "load_format": "safetensors",
                 "max_model_len": self.conversation.max_prompt_tokens + self._limit,
                 "max_num_seqs": self.spec.concurrency,
                 "seed": self.spec.seed,
@@ -243,7 +244,9 @@ def ends(directory: Path, processor: Any) -> list[int]:
     if (directory / "generation_config.json").is_file():
         own = factory.from_pretrained(directory, local_files_only=True).eos_token_id
     else:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         own = factory.from_model_config(config).eos_token_id
     found = [own] if isinstance(own, int) else list(own or ())
     return list(dict.fromkeys([tokenizer_of(processor).eos_token_id, *found]))

@@ -42,7 +42,15 @@ class Handler(BaseHTTPRequestHandler):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ("model", "served-model-name", "port", "host", "max-model-len", "max-num-seqs"):
+    for name in (
+        "model",
+        "served-model-name",
+        "port",
+        "host",
+        "max-model-len",
+        "max-num-seqs",
+        "load-format",
+    ):
         parser.add_argument(f"--{name}", required=True)
     for name in (
         "seed",
