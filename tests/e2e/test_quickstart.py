@@ -1,6 +1,7 @@
 """The quickstart as a user runs it, without its cold start, and with a broken reward."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,11 +17,17 @@ from quickstart_build import EXAMPLE
 from coldstart.metrics import PREFIX, TABLE
 
 LEAST_GAIN = 0.10
+SECRET = "hf_DoNotWriteThisAnywhere"
+"""The hub's token, which every process here has."""
 
 
 def command(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False)
+    environment = os.environ | {"HF_TOKEN": SECRET}
+    done = subprocess.run(
+        arguments, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
     return done.stdout
 
 
@@ -69,6 +76,13 @@ def test_each_stage_lifts_accuracy(folder):
     assert base["high"] < sft["low"]
     assert grpo["accuracy"] >= sft["accuracy"] + LEAST_GAIN
     assert base["n"] == sft["n"] == grpo["n"] == 400
+
+
+@pytest.mark.slow
+def test_no_stage_writes_the_hubs_token(folder):
+    files = [path for path in (folder / "runs").rglob("*") if path.is_file()]
+    assert any(path.name == "report.html" for path in files)
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.slow

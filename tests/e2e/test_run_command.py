@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+SECRET = "hf_DoNotWriteThisAnywhere"
+"""The hub's token, which every process here has."""
+
 CPU = {"resources": {"gpusPerNode": 0}, "precision": "fp32"}
 
 
@@ -66,12 +69,14 @@ class Project:
         return {
             "args": [sys.executable, "-m", "coldstart", "run", "run.yaml", *more],
             "cwd": self.folder,
-            "env": os.environ | {"HF_HUB_OFFLINE": "1"},
+            "env": os.environ | {"HF_HUB_OFFLINE": "1", "HF_TOKEN": SECRET},
             "text": True,
         }
 
     def run(self, *more: str, **options) -> subprocess.CompletedProcess:
-        return subprocess.run(**self.command(*more), capture_output=True, check=False, **options)
+        done = subprocess.run(**self.command(*more), capture_output=True, check=False, **options)
+        assert SECRET not in done.stdout + done.stderr
+        return done
 
     def start(self, *more: str) -> subprocess.Popen:
         return subprocess.Popen(**self.command(*more), stdout=subprocess.DEVNULL)
@@ -94,7 +99,22 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path, tiny_model, tiny_rows):
-    return Project(tmp_path, tiny_model, tiny_rows)
+    """A project whose runs, however they end, leave no secret behind."""
+    found = Project(tmp_path, tiny_model, tiny_rows)
+    yield found
+    assert written(tmp_path, SECRET) == []
+
+
+def written(folder: Path, secret: str) -> list[Path]:
+    """The files below a folder that hold a secret: order, status, log, checkpoints, report."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if secret.encode() in path.read_bytes()]
+
+
+def test_a_secret_that_was_written_is_seen(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "log.txt").write_text(f"Authorization: Bearer {SECRET}\n")
+    assert written(tmp_path, SECRET) == [tmp_path / "runs" / "log.txt"]
 
 
 MISTAKES = [
@@ -225,8 +245,7 @@ def test_a_teacher_makes_rows_and_its_key_is_written_nowhere(project, monkeypatc
     page = (project.folder / "runs/r/report.html").read_text()
     assert "<dd>distill</dd>" in page
     assert "questions with a row, at least" in page
-    written = [path for path in (project.folder / "runs").rglob("*") if path.is_file()]
-    assert not [path for path in written if b"sk-secret" in path.read_bytes()]
+    assert written(project.folder / "runs", "sk-secret") == []
     monkeypatch.delenv("TEACHER_KEY")
     refused = project.run()
     assert refused.returncode == 2

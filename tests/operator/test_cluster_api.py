@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kubectl import Kubectl
 from operating import MANIFEST, SFT_ONLY, condition, ended, holds, run_starts, stage, world
+from our_pods import every_pod
 
 from coldstart.children.backend import BACKENDS
 from coldstart.spec import Stage
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.cluster
 needs_a_server()
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+NAMED = ("priorityClassName", "runtimeClassName", "serviceAccountName")
+"""What a pod may name, and what there is none of in these clusters."""
+
 SEVERAL = {"dataset": {"name": "d"}, "resources": {"nodes": 2}}
 
 
@@ -156,6 +160,15 @@ def test_every_child_is_let_into_a_restricted_namespace(there, tmp_path, name, b
             dry(w, document)
 
 
+def test_every_pod_of_ours_is_let_into_a_restricted_namespace(there, tmp_path):
+    with world(tmp_path) as w:
+        restrict(w)
+        for _, pod in every_pod():
+            for key in NAMED:
+                pod["spec"].pop(key, None)
+            dry(w, pod)
+
+
 def test_a_child_that_is_not_restricted_is_refused(there, tmp_path):
     with world(tmp_path) as w:
         restrict(w)
@@ -180,8 +193,8 @@ def test_random_runs_give_children_that_are_taken(there, tmp_path):
             run, stage_, attempt = drawn
             objects = kind.manifests(run, order_of(run, stage_, attempt), "image")
             for document in (*objects, *pods_of(objects[-1])):
-                for key in ("priorityClassName", "runtimeClassName", "serviceAccountName"):
-                    document["spec"].pop(key, None)  # there is none of that name
+                for key in NAMED:
+                    document["spec"].pop(key, None)
                 dry(w, document)
 
         taken()
