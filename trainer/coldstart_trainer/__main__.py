@@ -31,6 +31,7 @@ from coldstart.stage import ORDER_ENV, RESULT_ENV, RESULT_PATH, StageOrder, Stag
 from coldstart.status import ErrorCode
 from coldstart_trainer import checkpoint, errors, inputs, phases
 from coldstart_trainer.exporter import exposed
+from coldstart_trainer.hub import without_token
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.termination import TERMINATION, Terminated, end_with_parent
 
@@ -89,7 +90,7 @@ def attempt(order: StageOrder, rank: int) -> StageResult:
             alive.close()
     except (Exception, Terminated, KeyboardInterrupt) as error:  # noqa: BLE001 - see docstring
         TERMINATION.settle()
-        log.error("%s", traceback.format_exc())  # noqa: TRY400 - the traceback alone
+        log.error("%s", without_token(traceback.format_exc()))  # noqa: TRY400 - it alone
         code, message = errors.classify(error, Path(order.storage))
         if code in (ErrorCode.INTERNAL, ErrorCode.WORKER_LOST) and TERMINATION.requested:
             # The signal also ended a helper of ours, such as a reader of rows, before the save.

@@ -33,6 +33,7 @@ from coldstart.files import digest_of
 from coldstart.stage import MANIFEST, CheckpointManifest, Fingerprints, StageInput, StageOrder
 from coldstart.status import ErrorCode
 from coldstart_trainer.architecture import model_type
+from coldstart_trainer.hub import without_token
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -124,7 +125,7 @@ def _download(name: str, revision: str | None, field: str) -> Path:
         except (OfflineModeIsEnabled, httpx.TransportError):
             return Path(fetch(local_files_only=True))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(without_token(str(error)).split())[:300]
         at = f" at revision {revision}" if revision else ""
         message = f"{name!r}{at} cannot be fetched from the hub: {reason}"
         raise _model_error(message, field) from error
