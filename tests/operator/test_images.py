@@ -210,7 +210,8 @@ def test_a_lock_has_what_the_code_imports(target):
     pinned = pins(lock(target))[0]
     found = imported("coldstart", f"{package}/coldstart_{package}")
     assert {"pydantic", "prometheus-client"} <= found
-    assert found - pinned.keys() == set()
+    # The report makes pictures smaller where Pillow is, and the operator draws no report.
+    assert found - pinned.keys() - {"pillow"} == set()
     assert imported("trainer/coldstart_trainer") - pins(lock("build"))[0].keys()
 
 
