@@ -20,9 +20,12 @@ QUIET = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """One for all tests; each opens contexts of its own."""
+    """One for a module's tests; each opens contexts of its own.
+
+    It must end with the module: until then its thread has a running event loop, and no other.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as driver:
         launched = driver.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))

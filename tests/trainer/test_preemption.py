@@ -45,27 +45,6 @@ def score(completions, **columns):
 
 SHORT = {"maxSteps": 6, "saveSteps": 100, "probe": {"size": 0}}
 
-LATE = """
-import pathlib, time
-from length_reward import score as other
-seen = []
-def score(completions, **columns):
-    "Sleeps in the third batch, the trial included."
-    seen.append(len(completions))
-    if len(seen) == 3:
-        pathlib.Path(__file__).with_name("asleep").touch()
-        time.sleep(600)
-    return other(completions)
-"""
-
-
-def wait_for(path, process, seconds=120):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < end, path
-        time.sleep(0.02)
-
 
 def weights(given):
     tensors = load_file(output(given).final / "model.safetensors")
@@ -164,22 +143,6 @@ def test_told_to_end_between_micro_batches_it_goes_on_as_if_it_had_not_been(
     here(again(given))
     assert losses(given) == losses(uninterrupted)
     assert weights(given) == weights(uninterrupted)
-
-
-@pytest.mark.slow
-def test_told_to_end_while_a_reward_is_late_it_does_not_wait_for_it(
-    tiny_model, tiny_rows, tmp_path
-):
-    section = SHORT | {"rewards": [{"name": "late:score", "timeoutSeconds": 900}]}
-    given = order("grpo", tmp_path / "runs", tiny_model, tiny_rows, **section)
-    (tmp_path / "workdir" / "late.py").write_text(LATE)
-    (process,) = ranks(given, tmp_path / "result.json")
-    wait_for_update(given, process, 2)
-    wait_for(tmp_path / "workdir" / "asleep", process)
-    process.terminate()
-    assert ended([process], seconds=60) == [143]
-    error = read_result(tmp_path / "result.json").error
-    assert error.message == "was told to end; saved at update 2"
 
 
 @pytest.mark.slow
