@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -32,7 +33,8 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
     """What a coroutine returns; of a group of failures the first.
 
     Its event loop has a thread of its own: what a signal raises ends the waiting here, where a loop
-    would pass over it in a callback.
+    would pass over it in a callback. Meanwhile what was loaded before is no matter for the garbage
+    collector, which would look through it again and again, and keep the loop waiting.
 
     Raises:
         BaseException: what ended the coroutine, the first of its tasks that failed, or the waiting.
@@ -41,11 +43,13 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
     with runner, ThreadPoolExecutor(1, "tasks") as thread:
         loop = runner.get_loop()
         task = loop.create_task(main)
+        gc.freeze()
         try:
             return thread.submit(loop.run_until_complete, task).result()
         except BaseExceptionGroup as group:
             raise _first(group) from group
         finally:
+            gc.unfreeze()
             loop.call_soon_threadsafe(task.cancel)
 
 

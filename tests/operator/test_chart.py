@@ -305,7 +305,7 @@ def test_helm_commands_in_pages_name_values_of_the_chart(page):
     commands = [line for line in text.splitlines() if line.startswith(("helm install", "helm upg"))]
     assert commands
     for words in map(shlex.split, commands):
-        assert words[3] == "charts/coldstart"
+        assert words[3] == "charts/coldstart" or words[3].startswith("oci://")
         settings = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
         found = merged(*map(helm_python.parse_set_string, settings))
         assert list(mistakes(rendered(found, name=words[2]))) == []

@@ -164,7 +164,7 @@ def test_describe_shows_conditions_and_events(tmp_path):
         assert "sft failed: as the script says" in events
 
 
-def test_the_example_s_claim_is_that_of_its_runs(tmp_path):
+def test_the_example_s_claim_is_that_of_its_run(tmp_path):
     claim, pod = yaml.safe_load_all((QUICKSTART.parent / "claim.yaml").read_text())
     for manifest in (claim, pod):
         for version_ in VERSIONS:
@@ -174,15 +174,12 @@ def test_the_example_s_claim_is_that_of_its_runs(tmp_path):
     assert (user["runAsUser"], user["fsGroup"]) == (USER_ID, USER_ID)
     assert pod["spec"]["containers"][0]["volumeMounts"][0]["mountPath"] == STORAGE
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": "coldstart"}
-    runs = [path for path in QUICKSTART.parent.glob("*.yaml") if path.name != "claim.yaml"]
-    assert len(runs) == 3
-    for path in runs:
-        storage = yaml.safe_load(path.read_text())["spec"]["storage"]
-        assert storage == {"claimName": claim["metadata"]["name"]}
+    storage = yaml.safe_load(QUICKSTART.read_text())["spec"]["storage"]
+    assert storage == {"claimName": claim["metadata"]["name"]}
     with world(tmp_path) as w:
         kubectl = Kubectl(w.server, tmp_path)
-        kubectl("apply", "-f", QUICKSTART.parent)
-        assert len(w.server.list("reasoningruns")) == 3
+        kubectl("apply", "-f", QUICKSTART.parent / "claim.yaml", "-f", QUICKSTART)
+        assert len(w.server.list("reasoningruns")) == 1
 
 
 # Waiting

@@ -101,8 +101,8 @@ def test_what_became_of_each_run_is_told(server):
         ("gated", "Failed", "GateRefused"),
         ("waits", "SFTStarting", "quota"),
     }
-    ((labels, number),) = server.ask(f"{PREFIX}gate_refusals_total")
-    assert (labels["stage"], labels["check"], number) == ("sft", "maxLoss", 1)
+    ((_, number),) = server.ask(f'{PREFIX}gate_refusals_total{{stage="sft",check="maxLoss"}}')
+    assert number >= 1, "those of all tests of this process"
     attempts = server.ask(f'{PREFIX}run_stage_attempts{{run="flaky"}}')
     assert [value for _, value in attempts] == [2]
 
