@@ -100,6 +100,8 @@ def decide(span: str, gold: Gold) -> Decision:
     target = gold_span(gold.text)
     if span.strip() == target:
         return True
+    if len(target) > MAX_SPAN:
+        raise UnreadableGold(f"the gold answer has more than {MAX_SPAN:,} characters")
     if len(span) > MAX_SPAN:
         return False
     stated, wanted = clean(span), clean(target)

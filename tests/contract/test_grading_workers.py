@@ -47,6 +47,15 @@ def test_hostile_input_is_quick(algebra, gold):
         assert extract(response, boxed_only=False, lettered=True).method != "answer_tag"
 
 
+@pytest.mark.parametrize("response", [r"\boxed{2\sqrt{3}}", r"\boxed{5}"])
+def test_a_hostile_gold_is_quick(algebra, response):
+    for gold in HOSTILE:
+        start = time.monotonic()
+        [found] = algebra.grade_all([(response, gold)])
+        assert time.monotonic() - start < 2.0, gold[:40]
+        assert found.outcome in {Outcome.WRONG, Outcome.GOLD_UNPARSEABLE}, gold[:40]
+
+
 @pytest.mark.usefixtures("algebra")
 def test_a_runaway_is_killed_and_the_next_question_answered():
     with Grader(timeout=1.0, workers=1) as short:
