@@ -16,7 +16,7 @@ from typing import Final, Literal, get_args
 from coldstart.grading import choices as options_of
 from coldstart.grading import exact
 from coldstart.grading.extract import extract
-from coldstart.grading.notation import canonical, clean, plain
+from coldstart.grading.notation import canonical, clean, nesting, plain
 from coldstart.grading.quantity import (
     DEGREE,
     Unit,
@@ -46,6 +46,8 @@ Decision = bool | Question
 # Nobody answers a benchmark question in more; longer spans match only letter by letter.
 MAX_SPAN: Final = 2_000
 MAX_ITEMS: Final = 40
+# Of brackets in one another; each costs some calls within calls.
+MAX_DEPTH: Final = 50
 PAIR: Final = 2
 
 
@@ -105,16 +107,24 @@ def decide(span: str, gold: Gold) -> Decision:
     if len(span) > MAX_SPAN:
         return False
     stated, wanted = clean(span), clean(target)
-    if not plain(stated):
+    _require_flat(wanted)
+    if not plain(stated) or nesting(stated) > MAX_DEPTH:
         return False
     declared = unit(" " + clean(gold.unit)) if gold.unit else None
     terms = _Terms(gold.answer_type or "auto", gold.tolerance, declared)
     if gold.choices and canonical(stated) != canonical(wanted):
         options = options_of.option_texts(gold.choices)
+        _require_flat(*options)
         place = options_of.place(wanted, options)
         if place is not None:
             return _same_choice(stated, place, options, replace(terms, kind="auto"))
     return _same(stated, wanted, terms)
+
+
+def _require_flat(*texts: str) -> None:
+    """Refuse what is nested deeper than anything that is read here."""
+    if any(nesting(text) > MAX_DEPTH for text in texts):
+        raise UnreadableGold(f"the gold answer or an option nests more than {MAX_DEPTH} brackets")
 
 
 def gold_span(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from itertools import accumulate
 from typing import Final
 
 # The border of a `\text{}`: what follows it is a word or a unit, never a product of letters.
@@ -172,6 +173,12 @@ def canonical(text: str) -> str:
     """A cleaned text without the spaces that separate nothing: equal strings are equal answers."""
     joined = _SINGLE_BRACE.sub(r"\1\2", plain(text)).replace(r"\%", "%")
     return _LOOSE_SPACE.sub("", joined).removeprefix("+")
+
+
+def nesting(text: str) -> int:
+    """How many brackets stand in one another, at most."""
+    steps = ({"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(each, 0) for each in text)
+    return max(accumulate(steps), default=0)
 
 
 def top_level(text: str) -> list[tuple[int, str]]:
