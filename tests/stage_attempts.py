@@ -54,19 +54,26 @@ def score(completions, **_):
 def order(stage, storage, model, rows, *, inputs=None, attempt=1, conversation=None, **section):
     """An order for `stage`, `sft` or `grpo`; `section` changes its values."""
     document = {"sft": SFT, "grpo": GRPO}[stage] | {"dataset": {"name": str(rows)}} | section
+    spec = {"conversation": CONVERSATION | (conversation or {}), stage: document}
+    return stage_order(
+        stage, model, storage, workdir(storage), spec, inputs=inputs, attempt=attempt
+    )
+
+
+def stage_order(stage, model, storage, directory, spec, *, inputs=None, attempt=1):
+    """An order for any stage, from the base model unless other inputs are given.
+
+    `spec` is the rest of the run's; paths in it are relative to `directory`.
+    """
     return StageOrder.parse(
         {
             "run": {"name": "run", "uid": "u"},
             "stage": stage,
             "attempt": attempt,
-            "spec": {
-                "model": {"name": str(model)},
-                "conversation": CONVERSATION | (conversation or {}),
-                stage: document,
-            },
+            "spec": {"model": {"name": str(model)}, **spec},
             "inputs": inputs or [{"name": "base", "location": str(model)}],
             "storage": str(storage),
-            "workdir": str(workdir(storage)),
+            "workdir": str(directory),
         }
     )
 

@@ -13,7 +13,7 @@ import forked
 import pyarrow.parquet as pq
 import pytest
 from fake_teacher import MODEL, completion, serving, told
-from stage_attempts import CONVERSATION, SFT, again, here, lines, read_result
+from stage_attempts import CONVERSATION, SFT, again, here, lines, read_result, stage_order
 
 from coldstart.checkpoint import CheckpointError, verify
 from coldstart.dataset import Dataset
@@ -46,22 +46,12 @@ def order(tmp_path, tiny_model, tiny_rows):
         teacher = {"baseUrl": url, "model": MODEL}
         distill = {"dataset": {"name": str(tiny_rows)}, "teacher": teacher, "samples": 3} | section
         (tmp_path / "work").mkdir(exist_ok=True)
-        return StageOrder.parse(
-            {
-                "run": {"name": "run", "uid": "u"},
-                "stage": "distill",
-                "attempt": 1,
-                "spec": {
-                    "model": {"name": str(tiny_model)},
-                    "conversation": CONVERSATION | {"maxCompletionTokens": 200},
-                    "distill": distill,
-                    "sft": SFT | {"maxSteps": 1, "batchSize": 2, "probe": {"size": 0}},
-                },
-                "inputs": [{"name": "base", "location": str(tiny_model)}],
-                "storage": str(tmp_path / "runs"),
-                "workdir": str(tmp_path / "work"),
-            }
-        )
+        spec = {
+            "conversation": CONVERSATION | {"maxCompletionTokens": 200},
+            "distill": distill,
+            "sft": SFT | {"maxSteps": 1, "batchSize": 2, "probe": {"size": 0}},
+        }
+        return stage_order("distill", tiny_model, tmp_path / "runs", tmp_path / "work", spec)
 
     return made
 

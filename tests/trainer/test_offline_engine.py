@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from stage_attempts import CONVERSATION, again, here
+from stage_attempts import CONVERSATION, again, here, stage_order
 
 from coldstart import layout
 from coldstart.files import json_lines
 from coldstart.layout import output
 from coldstart.results import BenchmarkResult
-from coldstart.stage import StageOrder
 from coldstart.status import ErrorCode
 from coldstart.summary import read_samples
 from coldstart_trainer import evaluation, inputs
@@ -44,29 +43,16 @@ def stand_in(monkeypatch):
 @pytest.fixture
 def order(tmp_path, tiny_model, tiny_rows, conversation):
     def make(storage="runs", **section):
-        return StageOrder.parse(
-            {
-                "run": {"name": "r", "uid": "u"},
-                "stage": "evaluation",
-                "attempt": 1,
-                "spec": {
-                    "model": {"name": str(tiny_model)},
-                    "conversation": conversation.document(),
-                    "evaluation": {
-                        "benchmarks": [{"name": "digits", "dataset": {"name": "rows.jsonl"}}],
-                        "resources": {"gpusPerNode": 0},
-                        "precision": "fp32",
-                        "engine": "vllm",
-                        "concurrency": 4,
-                        "decoding": {"temperature": 1.0, "samples": 2},
-                    }
-                    | section,
-                },
-                "inputs": [{"name": "base", "location": str(tiny_model)}],
-                "storage": str(tmp_path / storage),
-                "workdir": str(tiny_rows.parent),
-            }
-        )
+        evaluation = {
+            "benchmarks": [{"name": "digits", "dataset": {"name": "rows.jsonl"}}],
+            "resources": {"gpusPerNode": 0},
+            "precision": "fp32",
+            "engine": "vllm",
+            "concurrency": 4,
+            "decoding": {"temperature": 1.0, "samples": 2},
+        }
+        spec = {"conversation": conversation.document(), "evaluation": evaluation | section}
+        return stage_order("evaluation", tiny_model, tmp_path / storage, tiny_rows.parent, spec)
 
     return make
 
@@ -80,7 +66,7 @@ def run(order):
 
 
 def directory(order):
-    return layout.RunLayout(Path(order.storage) / "r").benchmark("base", "digits")
+    return layout.RunLayout(Path(order.storage) / order.run.name).benchmark("base", "digits")
 
 
 def samples(order):
@@ -220,27 +206,17 @@ def test_vllms_processes_find_their_gpus_and_no_launcher():
 def teaching(tmp_path, tiny_model, tiny_rows):
     def make(model, **section):
         (tmp_path / "work").mkdir(exist_ok=True)
-        return StageOrder.parse(
-            {
-                "run": {"name": "run", "uid": "u"},
-                "stage": "distill",
-                "attempt": 1,
-                "spec": {
-                    "model": {"name": str(tiny_model)},
-                    "conversation": CONVERSATION | {"maxCompletionTokens": 200},
-                    "distill": {
-                        "dataset": {"name": str(tiny_rows)},
-                        "teacher": {"model": model, "revision": "abc"},
-                        "samples": 2,
-                        "requestRetries": 0,
-                    }
-                    | section,
-                },
-                "inputs": [{"name": "base", "location": str(tiny_model)}],
-                "storage": str(tmp_path / "runs"),
-                "workdir": str(tmp_path / "work"),
-            }
-        )
+        distill = {
+            "dataset": {"name": str(tiny_rows)},
+            "teacher": {"model": model, "revision": "abc"},
+            "samples": 2,
+            "requestRetries": 0,
+        }
+        spec = {
+            "conversation": CONVERSATION | {"maxCompletionTokens": 200},
+            "distill": distill | section,
+        }
+        return stage_order("distill", tiny_model, tmp_path / "runs", tmp_path / "work", spec)
 
     return make
 

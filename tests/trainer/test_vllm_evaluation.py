@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from stage_attempts import again, environment, read_result
+from stage_attempts import again, environment, read_result, stage_order
 from vllm_model import NEEDS_VLLM, vllm_model
 
 from coldstart import layout
 from coldstart.files import json_lines
 from coldstart.results import BenchmarkResult
-from coldstart.stage import RESULT_ENV, StageOrder
+from coldstart.stage import RESULT_ENV
 from coldstart.status import ErrorCode
 from coldstart.summary import read_samples
 
@@ -34,29 +34,20 @@ def ordered(vllm_model, tiny_rows, conversation, tmp_path_factory):
     """Makes orders, each with a storage of its own unless it is given one."""
 
     def make(decoding, storage=None, *, length=LENGTH, **section):
-        return StageOrder.parse(
-            {
-                "run": {"name": "r", "uid": "u"},
-                "stage": "evaluation",
-                "attempt": 1,
-                "spec": {
-                    "model": {"name": str(vllm_model)},
-                    "conversation": conversation.document() | {"maxCompletionTokens": length},
-                    "evaluation": {
-                        "benchmarks": [{"name": "digits", "dataset": {"name": "rows.jsonl"}}],
-                        "resources": {"gpusPerNode": 0},
-                        "precision": "fp32",
-                        "engine": "vllm",
-                        "concurrency": 4,
-                        "decoding": decoding,
-                    }
-                    | section,
-                },
-                "inputs": [{"name": "base", "location": str(vllm_model)}],
-                "storage": str(storage or tmp_path_factory.mktemp("runs")),
-                "workdir": str(tiny_rows.parent),
-            }
-        )
+        evaluation = {
+            "benchmarks": [{"name": "digits", "dataset": {"name": "rows.jsonl"}}],
+            "resources": {"gpusPerNode": 0},
+            "precision": "fp32",
+            "engine": "vllm",
+            "concurrency": 4,
+            "decoding": decoding,
+        }
+        spec = {
+            "conversation": conversation.document() | {"maxCompletionTokens": length},
+            "evaluation": evaluation | section,
+        }
+        storage = storage or tmp_path_factory.mktemp("runs")
+        return stage_order("evaluation", vllm_model, storage, tiny_rows.parent, spec)
 
     return make
 
@@ -82,7 +73,7 @@ def carried_out(order, *, nodes=1):
 
 
 def directory(order):
-    return layout.RunLayout(Path(order.storage) / "r").benchmark("base", "digits")
+    return layout.RunLayout(Path(order.storage) / order.run.name).benchmark("base", "digits")
 
 
 def wait_for_samples(order, process, count, seconds=300):

@@ -12,13 +12,12 @@ import time
 import pytest
 import requests
 import torch
-from stage_attempts import here
+from stage_attempts import here, stage_order
 from vllm_model import NEEDS_VLLM, vllm_model
 
 from coldstart.files import json_lines
 from coldstart.layout import output
 from coldstart.spec import GRPO
-from coldstart.stage import StageOrder
 from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.rollout.settings import EXTENSION
@@ -211,66 +210,43 @@ def test_another_model_is_refused(url):
         require_server(url, 0, ("model",), 4096)
 
 
-def test_it_can_be_the_teacher_of_a_distillation(
-    url, vllm_model, tiny_model, tiny_rows, conversation, tmp_path
-):
-    """An untrained teacher has no answer; that it was asked, with its images, is in the journal."""
-    order = StageOrder.parse(
-        {
-            "run": {"name": "run", "uid": "u"},
-            "stage": "distill",
-            "attempt": 1,
-            "spec": {
-                "model": {"name": str(tiny_model)},
-                "conversation": conversation.document(),
-                "distill": {
-                    "dataset": {"name": str(tiny_rows), "limit": 4},
-                    "teacher": {"baseUrl": f"{url}/v1", "model": str(vllm_model)},
-                    "samples": 2,
-                    "maxCompletionTokens": LENGTH,
-                },
-            },
-            "inputs": [{"name": "base", "location": str(tiny_model)}],
-            "storage": str(tmp_path),
-            "workdir": str(tmp_path),
-        }
-    )
+def distillation(model, rows, conversation, teacher, directory):
+    """An order that asks a teacher of vLLM's."""
+    distill = {
+        "dataset": {"name": str(rows), "limit": 4},
+        "teacher": teacher,
+        "samples": 2,
+        "maxCompletionTokens": LENGTH,
+    }
+    spec = {"conversation": conversation.document(), "distill": distill}
+    return stage_order("distill", model, directory, directory, spec)
+
+
+def answers_of(order):
+    """What an untrained teacher says; nothing of it can be learnt from."""
     with pytest.raises(StageFailure, match="none of the 8 samples can be learnt from"):
         here(order)
     answers = list(json_lines(output(order).answers))
     assert len(answers) == 8
-    assert all(answer["prompt_tokens"] > 20 for answer in answers)
     assert all(0 < answer["completion_tokens"] <= LENGTH for answer in answers)
+    return answers
+
+
+def test_it_can_be_the_teacher_of_a_distillation(
+    url, vllm_model, tiny_model, tiny_rows, conversation, tmp_path
+):
+    """That it was asked, with its images, is in the journal."""
+    teacher = {"baseUrl": f"{url}/v1", "model": str(vllm_model)}
+    order = distillation(tiny_model, tiny_rows, conversation, teacher, tmp_path)
+    assert all(answer["prompt_tokens"] > 20 for answer in answers_of(order))
 
 
 def test_a_distillation_serves_its_own_teacher(
     vllm_model, tiny_model, tiny_rows, conversation, tmp_path
 ):
     """As above, but for who starts it; and nothing of it is left."""
-    order = StageOrder.parse(
-        {
-            "run": {"name": "run", "uid": "u"},
-            "stage": "distill",
-            "attempt": 1,
-            "spec": {
-                "model": {"name": str(tiny_model)},
-                "conversation": conversation.document(),
-                "distill": {
-                    "dataset": {"name": str(tiny_rows), "limit": 4},
-                    "teacher": {"model": str(vllm_model)},
-                    "samples": 2,
-                    "maxCompletionTokens": LENGTH,
-                },
-            },
-            "inputs": [{"name": "base", "location": str(tiny_model)}],
-            "storage": str(tmp_path),
-            "workdir": str(tmp_path),
-        }
-    )
-    with pytest.raises(StageFailure, match="none of the 8 samples can be learnt from"):
-        here(order)
-    answers = list(json_lines(output(order).answers))
-    assert len(answers) == 8
-    assert all(0 < answer["completion_tokens"] <= LENGTH for answer in answers)
+    teacher = {"model": str(vllm_model)}
+    order = distillation(tiny_model, tiny_rows, conversation, teacher, tmp_path)
+    answers_of(order)
     log = (output(order).attempt(1) / "teacher.log").read_text()
     assert "Application shutdown complete" in log

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from coldstart import tasks
 from coldstart.chat import Client, Limits
@@ -61,16 +62,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
     assert spec is not None
     layout, workdir = output(order), Path(order.workdir)
     processor = model.load_processor(source.directory, conversation)
-    rows = data.load(
-        spec.dataset,
-        target="answer",
-        conversation=conversation,
-        processor=processor,
-        workdir=workdir,
-        seed=spec.seed,
-        field=f"{_FIELD}.dataset",
-    )
-    log.info("%d questions; dropped: %s", len(rows), rows.entry.dropped or "none")
+    rows = _questions(order, spec, processor)
     tokenizer = model.tokenizer_of(processor)
 
     def count(texts: list[str]) -> list[int]:
@@ -112,6 +104,21 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
         checkpoint=reference,
         metrics=tally.metrics,
     )
+
+
+def _questions(order: StageOrder, spec: Distill, processor: Any) -> Rows:
+    """The rows that the teacher is asked."""
+    rows = data.load(
+        spec.dataset,
+        target="answer",
+        conversation=order.spec.conversation,
+        processor=processor,
+        workdir=Path(order.workdir),
+        seed=spec.seed,
+        field=f"{_FIELD}.dataset",
+    )
+    log.info("%d questions; dropped: %s", len(rows), rows.entry.dropped or "none")
+    return rows
 
 
 @contextlib.contextmanager
