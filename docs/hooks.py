@@ -93,7 +93,7 @@ def _expanded(entries: list[Any], paths: list[str]) -> Iterator[Any]:
 
 
 def _pages(entry: str, paths: list[str]) -> list[str]:
-    """The page itself, or those below the folder; none where there is no such folder (yet)."""
+    """The page itself, or those below the folder; none where there is no such folder."""
     if not entry.endswith("/"):
         return [entry]
     below = [path for path in paths if path.startswith(entry) and path.endswith(".md")]

@@ -17,6 +17,7 @@ from apiserver.crds import reasoningruns
 from apiserver.faults import Fault, silence
 from apiserver.scripts import FOREVER, failing, scripted
 from click.testing import CliRunner
+from command_world import until
 from operating import SFT_ONLY, condition, holds, run_starts, world
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -293,6 +294,8 @@ def test_everything_that_is_promised_is_told(tmp_path):
     with world(tmp_path, scripted({("sft", 1): failing(2)})) as w, w.operator():
         w.apply(**SFT_ONLY)
         assert holds(w.end(), "Failed")
+        # The operator hears of the status that it has written a moment later.
+        until(lambda: 'run_info{phase="Failed"' in metrics.exposition().decode())
         families = {
             family.name: family
             for family in text_string_to_metric_families(metrics.exposition().decode())
