@@ -15,7 +15,7 @@ import yaml
 from coldstart.status import ErrorCode
 
 RUNBOOKS = "https://coldstart.dev/docs/runbooks"
-"""Where `docs/runbooks` is published."""
+"""Where `docs/runbooks` is to be published; the site has no other address so far."""
 
 BY = "by (namespace, run, stage)"
 
