@@ -1,8 +1,9 @@
 """The `world()` of the operator's tests on a real API server: the same tests, another place.
 
-Pods are patched from phase to phase by the stand-in for the kubelet, and PyTorchJobs are carried
-out by the stand-in for their controller. Jobs and garbage collection are the real ones where there
-is a kube-controller-manager. The operator works with its ServiceAccount's rights.
+Pods are patched from phase to phase by the stand-in for the kubelet. PyTorchJobs are carried out by
+Kubeflow's training operator where it is there, else by the stand-in for it; Jobs and garbage
+collection are the real ones where there is a kube-controller-manager. The operator works with its
+ServiceAccount's rights.
 """
 
 from __future__ import annotations
@@ -124,11 +125,11 @@ def on(plane: Plane, *, lacking=False):
             namespace = stack.enter_context(namespace_of_its_own(wire, plane.managed))
             remote = InNamespace(plane.kubeconfig, namespace, lent=not plane.ours)
             stack.enter_context(running_remote(remote))
-            _define(remote, pytorch=pytorch, crd=crd)
+            _define(remote, plane.pytorchjobs or pytorchjobs(), pytorch=pytorch, crd=crd)
             if not plane.managed:
                 owners = remote.call(lambda: Owners(remote))
                 stack.callback(remote.call, owners.stop)
-            options = {"jobs": not plane.managed}
+            options = {"jobs": not plane.managed, "training": plane.pytorchjobs is None}
             found = running_controllers(remote, script, **options)
             yield ClusterWorld(remote, stack.enter_context(found), directory, plane)
 
@@ -144,14 +145,14 @@ def on(plane: Plane, *, lacking=False):
         assert denied == []
 
 
-def _define(remote, *, pytorch, crd):
+def _define(remote, pytorchjob, *, pytorch, crd):
     """Have the cluster serve what a test asks for, and not what it does not ask for."""
     if crd:
         operating.install(remote)
     else:
         remote.delete("customresourcedefinitions", "reasoningruns.coldstart.dev")
     if pytorch:
-        remote.create("customresourcedefinitions", pytorchjobs())
+        remote.create("customresourcedefinitions", pytorchjob)
     else:
         remote.delete("customresourcedefinitions", "pytorchjobs.kubeflow.org")
 
@@ -174,15 +175,16 @@ def needs_a_server():
         pytest.skip(MISSING, allow_module_level=True)
 
 
-def same_tests(name, without=()):
+def same_tests(name, without=(), room="operator"):
     """The tests of a module beside the caller's, to be run on a real API server.
 
     Args:
         name: of the module.
         without: names of tests that only make sense with the server in process.
+        room: the folder that the module is in.
     """
     needs_a_server()
-    folder = str(Path(__file__).parent / "operator")
+    folder = str(Path(__file__).parent / room)
     if folder not in sys.path:
         sys.path.append(folder)
     found = {key: value for key, value in vars(import_module(name)).items() if _is_test(key)}

@@ -2,10 +2,11 @@
 
 `$KUBEBUILDER_ASSETS`, else `/usr/local/kubebuilder/bin`, holds the binaries `etcd` and
 `kube-apiserver` (those of controller-runtime's setup-envtest), and, where Jobs and the garbage
-collector shall be the real ones too, `kube-controller-manager`. They run on loopback in a temporary
-directory, once for all tests of the process, and end with it. Without binaries the cluster of
-`$COLDSTART_TEST_KUBECONFIG` is used, in namespaces of the tests' own; its CustomResourceDefinitions
-are added to, never replaced. There is no kubelet.
+collector shall be the real ones too, `kube-controller-manager`; beside that, for PyTorchJobs, what
+`training_operator` names. They run on loopback in a temporary directory, once for all tests of the
+process, and end with it. Without binaries the cluster of `$COLDSTART_TEST_KUBECONFIG` is used, in
+namespaces of the tests' own; its CustomResourceDefinitions are added to, never replaced. There is
+no kubelet.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import training_operator
 import yaml
 from apiserver.errors import ApiError
 from apiserver.remote import Remote
@@ -47,6 +49,8 @@ class Plane:
     """The log of what the operator's ServiceAccount asks for; none where the cluster is lent."""
     restart: Callable[[], None] = lambda: None
     """Kill the API server and start it again, where it is ours; returns when it is ready."""
+    pytorchjobs: dict[str, Any] | None = None
+    """The definition of PyTorchJob, where Kubeflow's training operator carries them out."""
 
     @property
     def ours(self) -> bool:
@@ -159,7 +163,13 @@ def _plane() -> Plane:
     atexit.register(stack.close)
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="coldstart-")))
     audited = "system:serviceaccount:" + ":".join(ACCOUNT)
-    return Plane(*stack.enter_context(started(binaries, folder, audited)))
+    plane = Plane(*stack.enter_context(started(binaries, folder, audited)))
+    jobs = training_operator.definition(binaries)
+    if jobs is None or not plane.managed:
+        return plane
+    Remote(plane.kubeconfig, "default").create("customresourcedefinitions", jobs)
+    stack.enter_context(training_operator.carried_out(binaries, folder, plane.kubeconfig))
+    return replace(plane, pytorchjobs=jobs)
 
 
 def _binaries() -> Path | None:

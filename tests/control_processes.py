@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import ssl
@@ -56,7 +57,7 @@ def started(binaries: Path, folder: Path, audited: str) -> Iterator[Started]:
         folder: for all that they write.
         audited: the user whose requests are logged.
     """
-    etcd, peer, server = _ports(3)
+    etcd, peer, server = free_ports(3)
     token, managed = secrets.token_hex(16), (binaries / MANAGER).is_file()
     url = f"https://127.0.0.1:{server}"
     with ExitStack() as stack:
@@ -147,21 +148,39 @@ def _manager(folder: Path, kubeconfig: Path) -> list[str]:
 class Process:
     """A program with its log."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(
+        self, command: list[str], log: Path, environment: dict[str, str] | None = None
+    ) -> None:
         self.command = command
         self.log = log
+        self.environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, ready: str, token: str) -> None:
+    def start(self, ready: str = "", token: str = "") -> None:
         """Start it; returns when a URL answers with 200, at once without one.
 
         Raises:
             RuntimeError: it has ended, or time is up.
         """
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(self.command, stdout=out, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self.environment,
+            )
+        if ready:
+            self.wait_until_ready(ready, token)
+
+    def wait_until_ready(self, ready: str, token: str = "") -> None:
+        """Wait until a URL answers with 200.
+
+        Raises:
+            RuntimeError: it has ended, or time is up.
+        """
+        assert self.process is not None
         deadline = time.monotonic() + START_SECONDS
-        while ready and not _answers(ready, token):
+        while not _answers(ready, token):
             if time.monotonic() > deadline or self.process.poll() is not None:
                 tail = self.log.read_text(errors="replace")[-4000:]
                 code = self.process.poll()
@@ -216,7 +235,7 @@ def write_kubeconfig(path: Path, url: str, authority: Path, token: str) -> Path:
     return path
 
 
-def _ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free at this moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-PROGRAM = shutil.which("kubectl")
-ABSENT = "no kubectl on PATH"
+PROGRAM = shutil.which("kubectl") or shutil.which(
+    "kubectl", path=os.environ.get("KUBEBUILDER_ASSETS", "/usr/local/kubebuilder/bin")
+)
+ABSENT = "no kubectl on PATH or in $KUBEBUILDER_ASSETS"
 
 needs_kubectl = pytest.mark.skipif(PROGRAM is None, reason=ABSENT)
 """For tests whose fixtures would take long in vain; the others are skipped by `Kubectl`."""

@@ -38,7 +38,8 @@ class Controllers:
         script: what the pods of each attempt do; `scripted({...})` makes one from a table.
         runner: carries out as processes the pods for which the script returns None.
         seconds: how long after a change a job is looked at.
-        jobs: whether Jobs are carried out, too; not where a kube-controller-manager does that.
+        jobs: whether Jobs are carried out; not where a kube-controller-manager does that.
+        training: whether PyTorchJobs are; not where Kubeflow's training operator does that.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Controllers:
         seconds: float = 0.0,
         *,
         jobs: bool = True,
+        training: bool = True,
     ) -> None:
         self.server = server
         self.script = script or scripted({})
@@ -56,10 +58,12 @@ class Controllers:
         self.seconds = seconds
         self.errors = self.kubelet.errors
         """What went wrong inside a stand-in; a test should find it empty."""
-        self._kinds: dict[Key, Training | Batch]
-        self._kinds = {_TRAINING: Training(server)}
-        if jobs:
-            self._kinds[_BATCH] = Batch(server)
+        self._kinds: dict[Key, Training | Batch | None]
+        self._kinds = {
+            _TRAINING: Training(server) if training else None,
+            _BATCH: Batch(server) if jobs else None,
+        }
+        """Who carries out each kind; where it is none, jobs still queue, as for Kueue."""
         self._pods: dict[str, dict[str, Mapping[str, Any]]] = {}
         """The pods of each owner's UID, by their own."""
         self._due: dict[tuple[Key, Place], float] = {}
@@ -180,13 +184,16 @@ class Controllers:
             admit = lambda: self._guard(lambda: self.resume(place[1], place[0]))  # noqa: E731
             self._timers[uid] = loop.call_later(behaviour.queued, admit)
             return
+        kind = self._kinds[key]
+        if kind is None:
+            return
         if behaviour.refused:
             reason = "FailedCreatePod" if key == _TRAINING else "FailedCreate"
             warn(self.server, job, reason, f"Error creating: {behaviour.refused}")
             self._later(key, place, 0.2)
             return
         pods = list(self._pods.get(uid, {}).values())
-        again = self._kinds[key].reconcile(job, pods)
+        again = kind.reconcile(job, pods)
         if again is not None:
             self._later(key, place, again)
 

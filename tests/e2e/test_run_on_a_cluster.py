@@ -77,8 +77,9 @@ class Finished:
     def coldstart(self, *arguments):
         """What a command of ours prints, told where the cluster is."""
         config = self.w.server.kubeconfig(self.w.directory / "user.config")
+        namespace = self.w.server.namespace("default")
         done = subprocess.run(
-            [sys.executable, "-m", "coldstart", *arguments, "--namespace", "default"],
+            [sys.executable, "-m", "coldstart", *arguments, "--namespace", namespace],
             cwd=self.w.directory,
             env=os.environ | {"KUBECONFIG": str(config), "COLUMNS": "200"},
             capture_output=True,

@@ -14,6 +14,8 @@ globals().update(
 
 
 @pytest.fixture(autouse=True)
-def real():
+def real(request):
+    if plane().pytorchjobs and request.node.name.endswith(("[quota]", "[PodSecurity]")):
+        pytest.skip("refused by a stand-in's script; test_cluster_api has real refusals")
     with on(plane()):
         yield
