@@ -25,7 +25,7 @@ DEFINITION = "reasoningruns.coldstart.dev"
 
 @contextmanager
 def helm(w):
-    """Helm in the world's namespace."""
+    """Helm in the world's namespace; what it leaves installed goes, cluster-wide roles included."""
     # A typed client keeps releases: it speaks protobuf, which the server in process does not.
     driver = None if isinstance(w.server, Remote) else "memory"
     config = w.server.kubeconfig(w.directory / "helm.kubeconfig")
@@ -34,7 +34,11 @@ def helm(w):
         kubeconfig_path=str(config), namespace=namespace, storage_driver=driver
     )
     with found:
-        yield found
+        try:
+            yield found
+        finally:
+            if found.list():
+                found.uninstall(RELEASE)
 
 
 @contextmanager
