@@ -187,7 +187,7 @@ def _pod_template(draw):
         "schedulerName": draw(name),
         "runtimeClassName": draw(name),
         "serviceAccountName": draw(name),
-        "imagePullSecrets": draw(st.lists(_word, max_size=2)),
+        "imagePullSecrets": draw(st.lists(_word, max_size=2, unique=True)),
         "secrets": draw(st.lists(_word, max_size=2)),
         "env": _unique(draw(st.lists(_env, max_size=4))),
         "volumes": volumes,

@@ -141,6 +141,9 @@ def _names(run: ReasoningRun) -> Iterator[str]:
     for path, name in found.items():
         if name is not None and not _SUBDOMAIN.fullmatch(name):
             yield f"{path}: must be the name of an object, as {_example(name)} (is {name!r:.80})"
+    for i, name in enumerate(extra.image_pull_secrets):
+        if name in extra.image_pull_secrets[:i]:
+            yield f"{_TEMPLATE}.imagePullSecrets[{i}]: {name:.80} is there twice"
     for key, value in queue_labels(run).items():
         if not _LABEL.fullmatch(value):
             yield (

@@ -227,6 +227,10 @@ A_VOLUME = [{"name": "v", "emptyDir": {}}]
         ({"env": [{"name": "A=B", "value": "x"}]}, f"{ENV}.name: must be the name"),
         ({"env": [{"name": "A", "val": "x"}]}, f"{ENV}.val: unknown key"),
         ({"env": [{"name": "A"}, {"name": "A"}]}, "spec.podTemplate.env[1].name: A is there twice"),
+        (
+            {"imagePullSecrets": ["a", "b", "a"]},
+            "spec.podTemplate.imagePullSecrets[2]: a is there twice",
+        ),
         ({"env": [{"name": "A", "valueFrom": {"exec": {}}}]}, f"{ENV}.valueFrom: must hold one of"),
         ({"env": [{"name": "A", "value": "", "valueFrom": {}}]}, f"{ENV}: has both"),
         (
