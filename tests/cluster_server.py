@@ -22,6 +22,8 @@ def serving(*definitions):
     found = plane()
     if not found.ours:
         pytest.skip("changes more than a namespace: not in a cluster that is lent")
+    if found.training:
+        found.training.stop()
     with namespace_of_its_own(Wire(found.kubeconfig), found.managed) as namespace:
         remote = InNamespace(found.kubeconfig, namespace)
         with running_remote(remote):

@@ -80,7 +80,7 @@ class ClusterWorld(operating.World):
         if not self.plane.ours:
             pytest.skip("the audit log of a cluster that is lent is not ours to read")
         return [
-            _request(event)
+            requested(event)
             for event in self.plane.asked()
             if event.get("objectRef", {}).get("namespace") == self.server.own_namespace
         ]
@@ -94,7 +94,8 @@ class ClusterWorld(operating.World):
         return [one for one in self.asked()[before:] if one.verb not in ("watch", "list")]
 
 
-def _request(event):
+def requested(event):
+    """A request as an event of the audit log has it, with the `decision` on it."""
     about = event.get("objectRef", {})
     decision = event.get("annotations", {}).get("authorization.k8s.io/decision", "")
     return Request(
@@ -133,6 +134,8 @@ def on(plane: Plane, *, lacking=False):
             found = running_controllers(remote, script, **options)
             yield ClusterWorld(remote, stack.enter_context(found), directory, plane)
 
+    if plane.training:
+        plane.training.start()
     before = len(plane.asked())
     token = operating.PLACE.set(real)
     try:
@@ -140,7 +143,7 @@ def on(plane: Plane, *, lacking=False):
     finally:
         operating.PLACE.reset(token)
     if not lacking:
-        asked = map(_request, plane.asked()[before:])
+        asked = map(requested, plane.asked()[before:])
         denied = [one for one in asked if one.query["decision"] != "allow"]
         assert denied == []
 

@@ -23,12 +23,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import training_operator
 import yaml
 from apiserver.errors import ApiError
 from apiserver.remote import Remote
 from apiserver.wire import Wire, namespace_of_its_own
 from control_processes import started, there_in
+from training_operator import TrainingOperator, definition
 
 OPERATOR = Path(__file__).parent.parent / "manifests" / "operator.yaml"
 ACCOUNT = ("coldstart-system", "coldstart-operator")
@@ -51,6 +51,8 @@ class Plane:
     """Kill the API server and start it again, where it is ours; returns when it is ready."""
     pytorchjobs: dict[str, Any] | None = None
     """The definition of PyTorchJob, where Kubeflow's training operator carries them out."""
+    training: TrainingOperator | None = None
+    """What carries them out there."""
 
     @property
     def ours(self) -> bool:
@@ -164,12 +166,13 @@ def _plane() -> Plane:
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="coldstart-")))
     audited = "system:serviceaccount:" + ":".join(ACCOUNT)
     plane = Plane(*stack.enter_context(started(binaries, folder, audited)))
-    jobs = training_operator.definition(binaries)
+    jobs = definition(binaries)
     if jobs is None or not plane.managed:
         return plane
     Remote(plane.kubeconfig, "default").create("customresourcedefinitions", jobs)
-    stack.enter_context(training_operator.carried_out(binaries, folder, plane.kubeconfig))
-    return replace(plane, pytorchjobs=jobs)
+    training = TrainingOperator(binaries, folder, plane.kubeconfig)
+    stack.callback(training.stop)
+    return replace(plane, pytorchjobs=jobs, training=training)
 
 
 def _binaries() -> Path | None:

@@ -187,6 +187,10 @@ class Process:
                 raise RuntimeError(f"{ready} was not ready (exit code {code}):\n{tail}")
             time.sleep(0.2)
 
+    def lives(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.poll() is None
+
     def stop(self) -> None:
         """Have it end."""
         if self.process is None:

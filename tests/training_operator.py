@@ -8,8 +8,6 @@ address here.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +31,42 @@ def definition(binaries: Path) -> dict[str, Any] | None:
     return dict(yaml.safe_load((binaries / DEFINITION).read_text()))
 
 
-@contextmanager
-def carried_out(binaries: Path, folder: Path, kubeconfig: Path) -> Iterator[None]:
-    """Have it carry out the PyTorchJobs of all namespaces; the definition must be served."""
-    wire = Wire(kubeconfig)
-    _place(wire)
-    health, webhooks = free_ports(2)
-    command = [
-        str(binaries / PROGRAM),
-        "--enable-scheme=pytorchjob",
-        "--metrics-bind-address=0",
-        f"--health-probe-bind-address=127.0.0.1:{health}",
-        f"--webhook-server-port={webhooks}",
-        "--controller-threads=4",
-        "--kube-api-qps=200",
-        "--kube-api-burst=400",
-    ]
-    process = Process(command, folder / f"{PROGRAM}.log", {"KUBECONFIG": str(kubeconfig)})
-    try:
-        process.start()
-        within(120, lambda: _mount(wire), "the training operator to make its certificates")
-        process.wait_until_ready(f"http://127.0.0.1:{health}/readyz")
-        yield
-    finally:
-        process.stop()
+class TrainingOperator:
+    """The process, which may be started again and again.
+
+    Args:
+        binaries: where the program is.
+        folder: for its log.
+        kubeconfig: of somebody who may do everything; PyTorchJob must be served there.
+    """
+
+    def __init__(self, binaries: Path, folder: Path, kubeconfig: Path) -> None:
+        self.wire = Wire(kubeconfig)
+        self.health, webhooks = free_ports(2)
+        command = [
+            str(binaries / PROGRAM),
+            "--enable-scheme=pytorchjob",
+            "--metrics-bind-address=0",
+            f"--health-probe-bind-address=127.0.0.1:{self.health}",
+            f"--webhook-server-port={webhooks}",
+            "--controller-threads=4",
+            "--kube-api-qps=200",
+            "--kube-api-burst=400",
+        ]
+        self.process = Process(command, folder / f"{PROGRAM}.log", {"KUBECONFIG": str(kubeconfig)})
+        _place(self.wire)
+
+    def start(self) -> None:
+        """Have it carry out the jobs of all namespaces; nothing if it does."""
+        if self.process.lives():
+            return
+        self.process.start()
+        within(120, lambda: _mount(self.wire), "the training operator to make its certificates")
+        self.process.wait_until_ready(f"http://127.0.0.1:{self.health}/readyz")
+
+    def stop(self) -> None:
+        """End it: a job that it cannot read, such as one without containers, ends it for good."""
+        self.process.stop()
 
 
 def _place(wire: Wire) -> None:
