@@ -1,42 +1,18 @@
 """The role in manifests/operator.yaml against what the operator asks for: nothing less or more."""
 
 import time
-from pathlib import Path
 
 import pytest
-import yaml
 from apiserver.authorization import allowing
 from apiserver.faults import answer
 from apiserver.scripts import FOREVER, Behaviour, scripted
 from operating import SFT_ONLY, condition, ended, holds, run_starts, stage, world
-
-DOCUMENTS = yaml.safe_load_all(
-    (Path(__file__).parents[2] / "manifests" / "operator.yaml").read_text()
-)
-(RULES,) = (item["rules"] for item in DOCUMENTS if item["kind"] == "ClusterRole")
-
-UNSEEN = {
-    ("coldstart.dev", "reasoningruns/finalizers", "update"): "the admission plugin "
-    "OwnerReferencesPermissionEnforcement asks for it when a job that blocks its owner's deletion "
-    "is created; the operator itself never uses it",
-}
-"""What is granted and no request of ours is about, each with its reason."""
+from rights import RULES, UNSEEN, granted
 
 WIDE = {"customresourcedefinitions"}
 """What an operator of some namespaces has no business with."""
 
 REFUSED = "exceeded quota: gpus"
-
-
-def granted(rules):
-    """Group, resource and verb of everything that rules allow."""
-    return {
-        (group, resource, verb)
-        for rule in rules
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
 
 
 def used(w):
