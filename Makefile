@@ -64,6 +64,10 @@ test-vllm: $(VLLM_VENV)/.ready ## Run the tests that need vLLM, with its CPU bui
 	PYTHONPATH=tests/vllm_cpu VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/pytest -m vllm \
 		tests/trainer/test_vllm_*.py
 
+.PHONY: test-cluster
+test-cluster: setup ## Run the tests that need a real API server: its binaries are in KUBEBUILDER_ASSETS.
+	$(BIN)/pytest -m cluster
+
 .PHONY: test-images
 test-images: setup ## Install the images' packages as Dockerfile does, in fresh environments.
 	COLDSTART_TEST_IMAGES=1 $(BIN)/pytest tests/operator/test_images.py
