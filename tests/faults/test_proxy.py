@@ -1,7 +1,10 @@
 """The proxy and the harness themselves: each thing that it can do, done once."""
 
+import time
+
 import pytest
 from apiserver.faults import (
+    Fault,
     answer,
     cut,
     drop,
@@ -9,13 +12,16 @@ from apiserver.faults import (
     error,
     hide,
     silence,
+    stale,
     stall,
     swap,
     timeout,
 )
+from apiserver.scripts import FOREVER, Behaviour, scripted
 from faults.proxied import faulty
-from operating import SFT_ONLY, holds, stage
+from operating import SFT_ONLY, holds, run_starts, stage
 
+FIRST_JOB = ("pytorchjobs", "r-sft-1")
 BUSY = {"headers": {"Retry-After": "1"}}
 
 FAULTS = {
@@ -85,3 +91,41 @@ def test_a_silent_stream_is_made_up_for_by_lists(tmp_path):
         w.apply(**SFT_ONLY)
         assert holds(w.end(seconds=20), "Succeeded")
         assert fault.hits
+
+
+def test_a_list_of_the_past_shows_what_was(tmp_path):
+    """The second operator is told that the first attempt, which has failed, runs still."""
+    script = scripted({("sft", 1): FOREVER, ("sft", 2): FOREVER})
+    with faulty(tmp_path, script) as w, w.operators() as operators:
+        w.watched("reasoningruns", "pytorchjobs")
+        w.apply(**SFT_ONLY)
+        w.until(run_starts)
+        then = int(w.server.get("pytorchjobs", "r-sft-1")["metadata"]["resourceVersion"])
+        w.controllers.finish("r-sft-1", Behaviour(exit_code=137, message=None))
+        w.until(lambda run: run_starts(run, attempt=2))
+        past = w.faults.add(stale("pytorchjobs", then))
+        operators.kill()
+        deadline = time.monotonic() + 20
+        while not past.hits:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1)
+        w.controllers.finish("r-sft-2")
+        assert holds(w.end(seconds=20), "Succeeded")
+        assert w.created() == w.jobs() == ["r-sft-1", "r-sft-2"]
+
+
+def test_what_goes_before_the_streams_open_is_found_by_the_second_list(tmp_path):
+    """No stream tells of a job that is deleted between the operator's first LIST and kopf's."""
+    script = scripted({("sft", 1): FOREVER})
+    with faulty(tmp_path, script) as w:
+        with w.process() as operator:
+            w.apply(**SFT_ONLY)
+            w.until(run_starts)
+            operator.kill()
+        w.faults.add(
+            Fault("list", "pytorchjobs", nth=2, hook=lambda _: w.server.delete(*FIRST_JOB))
+        )
+        with w.process("--resync", "100000", speed=20):
+            assert holds(w.end(seconds=60), "Succeeded")
+        assert w.created() == ["r-sft-1", "r-sft-2"]
