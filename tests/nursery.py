@@ -1,8 +1,8 @@
 """Operator processes that are forked from one that has imported the operator: cheap to start.
 
 They are processes of their own, with the arguments, environment and log that they are told; one
-may be told, too, that its clock runs so many times faster. `python -m nursery` is the one that
-forks; `Nursery` is the test's side of it.
+may be told, too, that its clock runs faster than the world's or is wrong. `python -m nursery` is
+the one that forks; `Nursery` is the test's side of it.
 """
 
 import json
@@ -64,13 +64,13 @@ class Nursery:
         self._exits = {}
         threading.Thread(target=self._read, daemon=True).start()
 
-    def start(self, arguments, environment, log, speed=1.0):
-        """An operator with these arguments of its command line."""
+    def start(self, arguments, environment, log, clock=()):
+        """An operator with these arguments of its command line; the clock as `set_clock` has it."""
         told = {"arguments": arguments, "environment": environment, "log": str(log)}
         born = Future()
         with self._lock:
             self._born.append(born)
-            self._process.stdin.write(json.dumps(told | {"speed": speed}).encode() + b"\n")
+            self._process.stdin.write(json.dumps(told | {"clock": dict(clock)}).encode() + b"\n")
             self._process.stdin.flush()
         return born.result(30)
 
@@ -90,19 +90,24 @@ def nursery():
     return Nursery()
 
 
-def hasten(speed):
-    """Have this process' clocks and timeouts run so many times faster, from this moment on."""
-    since, sincemono = time.time(), time.monotonic()
+def set_clock(speed=1.0, ahead=0.0):
+    """Have this process' clocks and timeouts run otherwise than the world's, from this moment on.
+
+    Args:
+        speed: how many times faster.
+        ahead: seconds by which the time of day is ahead from the beginning.
+    """
+    began, begun = time.time(), time.monotonic()
     wall, mono, select = time.time, time.monotonic, selectors.DefaultSelector.select
 
     def faster(selector, timeout=None):
         return select(selector, timeout and timeout / speed)
 
     def monotonic():
-        return sincemono + (mono() - sincemono) * speed
+        return begun + (mono() - begun) * speed
 
     def now():
-        return since + (wall() - since) * speed
+        return began + (wall() - began) * speed + ahead
 
     time.time, time.monotonic, selectors.DefaultSelector.select = now, monotonic, faster
     from coldstart_operator import __name__ as root
@@ -194,8 +199,8 @@ def _become(told):
     os.environ.clear()
     os.environ.update(told["environment"])
     kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ.get("KUBECONFIG", "")  # read at import
-    if told["speed"] != 1:
-        hasten(told["speed"])
+    if told["clock"]:
+        set_clock(**told["clock"])
     try:
         main(told["arguments"], prog_name="coldstart_operator")
     except SystemExit as end:

@@ -259,9 +259,9 @@ class World:
             assert not failures, failures
 
     @contextmanager
-    def process(self, *options, speed=1.0):
-        """The operator as a process; its clock may run so many times faster."""
-        found = self._start(options, speed)
+    def process(self, *options, **clock):
+        """The operator as a process, whose clock may be as `nursery.set_clock` has it."""
+        found = self._start(options, clock)
         try:
             yield found
             if found.process.poll() is None:
@@ -270,9 +270,9 @@ class World:
             found.end()
 
     @contextmanager
-    def operators(self, *options, speed=1.0):
+    def operators(self, *options, **clock):
         """The operator as a process that is started again whenever it has ended."""
-        self.restarted = Operators(lambda: self._start(options, speed))
+        self.restarted = Operators(lambda: self._start(options, clock))
         try:
             yield self.restarted
             self.settled()
@@ -287,13 +287,13 @@ class World:
         """SIGKILL for the one of `operators()`; returns at once."""
         self.restarted.kill()
 
-    def _start(self, options, speed=1.0):
+    def _start(self, options, clock):
         log = self.directory / f"operator-{time.monotonic_ns()}.log"
         log.touch()
         arguments = ["--host", "127.0.0.1", "--health-port", "0", "--metrics-port", "0"]
         arguments += [*self.options, *options]
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig())}
-        return Process(nursery().start(arguments, environment, log, speed), log)
+        return Process(nursery().start(arguments, environment, log, clock), log)
 
 
 @contextmanager

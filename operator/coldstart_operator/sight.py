@@ -79,6 +79,7 @@ class Observer:
         Raises:
             ApiError: the pods could not be listed, or a job not read.
         """
+        now = self.cluster.time(now)
         sight = self._sight(run, None, now)
         for kind, name in _missing(run, sight):
             if await self._found(run, kind, name):
