@@ -196,7 +196,8 @@ class World:
 
     def judge(self):
         """Hold what has happened here to the safety rules."""
-        assert violations(self.server, allowed=self.allowed) == []
+        found = violations(self.server, allowed=self.allowed)
+        assert not found, found
         assert not (self.proxy and self.proxy.errors), self.proxy.errors
 
     def quiet(self, seconds=0.5):

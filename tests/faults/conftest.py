@@ -6,13 +6,16 @@ function. Whatever happened in a world is held to `oracles` when its test is ove
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pytest
 from operating import JUDGED
 
-COUNTED = pytest.StashKey[tuple[int, int]]()
-"""How many items were chosen of how many."""
+COUNTED = pytest.StashKey[dict[str, tuple[int, int]]]()
+"""How many items were chosen of how many, by test function."""
+
+LOG_BYTES = 3_000
+"""So much of each operator's log is shown where a test fails."""
 
 
 def pytest_addoption(parser):
@@ -32,8 +35,10 @@ def _share(text):
 def pytest_collection_modifyitems(config, items):
     """Choose, after all others have."""
     share, seed = config.getoption("--share"), config.getoption("--seed")
-    chosen = set(chosen_of([item.nodeid for item in items], share, seed))
-    config.stash[COUNTED] = len(chosen), len(items)
+    names = [item.nodeid for item in items]
+    chosen = set(chosen_of(names, share, seed))
+    known, taken = Counter(map(_function, names)), Counter(map(_function, chosen))
+    config.stash[COUNTED] = {name: (taken[name], known[name]) for name in known}
     left_out = [item for item in items if item.nodeid not in chosen]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -44,16 +49,21 @@ def chosen_of(names, share, seed):
     """A share of the items by a seed, rounded up for each test function."""
     functions = defaultdict(list)
     for name in names:
-        functions[name.partition("[")[0]].append(name)
+        functions[_function(name)].append(name)
     for function, items in functions.items():
         count = max(1, math.ceil(share * len(items)))
         yield from random.Random(f"{seed} {function}").sample(items, count)
 
 
+def _function(name):
+    """The test function of an item."""
+    return name.partition("[")[0]
+
+
 def pytest_sessionfinish(session):
     """Tell the process that started this one, if there is one (pytest-xdist)."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["faults"] = session.config.stash.get(COUNTED, (0, 0))
+        session.config.workeroutput["faults"] = session.config.stash.get(COUNTED, {})
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -61,14 +71,17 @@ def pytest_testnodedown(node):
     """Every worker collects the same, so the last word will do."""
     output = getattr(node, "workeroutput", {})
     if "faults" in output:
-        node.config.stash[COUNTED] = tuple(output["faults"])
+        node.config.stash[COUNTED] = output["faults"]
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    chosen, known = config.stash.get(COUNTED, (0, 0))
+    counted = config.stash.get(COUNTED, {})
     share, seed = config.getoption("--share"), config.getoption("--seed")
     terminalreporter.section("faults")
-    terminalreporter.line(f"{chosen} of {known} points (--share {share} --seed {seed})")
+    for name, (chosen, known) in counted.items():
+        terminalreporter.line(f"{chosen:5} of {known:5}  {name}")
+    chosen, known = (sum(one[index] for one in counted.values()) for index in (0, 1))
+    terminalreporter.line(f"{chosen:5} of {known:5} points (--share {share} --seed {seed})")
     for report in terminalreporter.getreports("failed"):
         terminalreporter.line(f"repeat one: {command(config, report.nodeid)}")
 
@@ -78,6 +91,9 @@ def pytest_runtest_makereport(item):
     report = yield
     if report.failed:
         report.sections.append(("repeat it alone", command(item.config, item.nodeid)))
+        folder = item.funcargs.get("tmp_path")
+        for log in sorted(folder.glob("operator-*.log"))[-3:] if folder else ():
+            report.sections.append((log.name, log.read_text(errors="replace")[-LOG_BYTES:]))
     return report
 
 

@@ -143,6 +143,8 @@ class Proxy:
     async def _watch(self, http, request):
         async with self._ask(http, None) as answer:
             request.status = request.done = answer.status
+            if answer.status != 200:
+                return _answer(await answer.read(), answer.status, {}, answer.content_type)
             response = web.StreamResponse(status=answer.status, headers={"Content-Type": JSON})
             await response.prepare(http)
             tampering = Tampering(self.faults, request.resource)
