@@ -26,8 +26,6 @@ from apiserver.remote import PATIENCE, Remote, running_remote
 from apiserver.wire import Wire, namespace_of_its_own
 from control_plane import MISSING, Plane, available
 from control_processes import write_kubeconfig
-from kubernetes.aio import config
-from kubernetes.aio.client import Configuration
 
 
 class ClusterWorld(operating.World):
@@ -48,7 +46,7 @@ class ClusterWorld(operating.World):
     def options(self):
         return () if self.plane.ours else ("--namespace", self.server.own_namespace)
 
-    def kubeconfig(self):
+    def credentials(self):
         """The operator's: its ServiceAccount's where the tests may make that."""
         path = self.directory / "operator.kubeconfig"
         if not self.plane.ours:
@@ -57,20 +55,15 @@ class ClusterWorld(operating.World):
         authority = Path(found["certificate-authority"])
         return write_kubeconfig(path, found["server"], authority, self.plane.account())
 
-    async def log_in(self):
-        configuration = Configuration()
-        path = str(self.directory / "operator.kubeconfig")
-        await config.load_kube_config(path, client_configuration=configuration)
-        configuration.connection_pool_maxsize = 20
-        return configuration
-
     @contextmanager
     def operator(self, **changes):
-        self.kubeconfig()
         if "namespaces" in changes:
             changes["namespaces"] = tuple(map(self.server.namespace, changes["namespaces"]))
         with super().operator(**changes) as settings:
             yield settings
+
+    def settled(self, seconds=10.0):
+        super().settled(seconds * PATIENCE)
 
     def has_events(self, *reasons, seconds=3.0):
         return super().has_events(*reasons, seconds=seconds * PATIENCE)

@@ -6,11 +6,7 @@ earnest (`process()`), for what only a process can show.
 """
 
 import asyncio
-import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -20,8 +16,13 @@ from pathlib import Path
 import yaml
 from apiserver.controllers import running_controllers
 from apiserver.crds import pytorchjobs
+from apiserver.faults import Fault
 from apiserver.threaded import running_server
+from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
+from nursery import nursery
+from operator_processes import Operators, Process
+from oracles import at_rest, violations
 
 from coldstart_operator.__main__ import operate
 from coldstart_operator.settings import Settings
@@ -94,10 +95,29 @@ class World:
     options = ()
     """What the operator as a process is told here."""
 
+    proxy = None
+    """What stands between the operator and the server, if anything does."""
+    allowed = ()
+    """The runs whose objects a person has taken from the operator, for `oracles.violations`."""
+    orphaned = ()
+    """The jobs whose owner a person has taken away, for `oracles.at_rest`."""
+    judged = False
+    """Whether an operator that is let to end must have brought to rest what has ended."""
+
     def __init__(self, server, controllers, directory):
         self.server = server
         self.controllers = controllers
         self.directory = directory
+
+    @property
+    def faults(self):
+        """The faults that the operator's requests and watches meet."""
+        return (self.proxy or self.server).faults
+
+    @property
+    def requests(self):
+        """What the operator has asked for."""
+        return (self.proxy or self.server).requests
 
     def apply(self, name="r", namespace="default", **changes):
         """Create a run."""
@@ -155,6 +175,31 @@ class World:
                 raise AssertionError([(item["reason"], item["message"]) for item in found])
             time.sleep(0.02)
 
+    def watched(self, *plurals, since=0, seconds=20.0):
+        """Wait until the operator watches these kinds, by the requests since a number of them."""
+        end = time.monotonic() + seconds
+        while True:
+            asked = [one for one in list(self.requests)[since:] if one.verb == "watch"]
+            if set(plurals) <= {one.resource for one in asked if one.status == 200}:
+                return
+            assert time.monotonic() < end, asked
+            time.sleep(0.02)
+
+    def settled(self, seconds=10.0):
+        """Wait until nothing is wrong, where every run has ended and the world is judged."""
+        if not self.judged or not all(map(ended, self.server.list("reasoningruns"))):
+            return
+        end = time.monotonic() + seconds
+        while found := at_rest(self.server, orphaned=self.orphaned):
+            assert time.monotonic() < end, found
+            time.sleep(0.05)
+
+    def judge(self):
+        """Hold what has happened here to the safety rules."""
+        found = violations(self.server, allowed=self.allowed)
+        assert not found, found
+        assert not (self.proxy and self.proxy.errors), self.proxy.errors
+
     def quiet(self, seconds=0.5):
         """Wait, then give the requests made meanwhile, but watches, LISTs and kopf's discovery."""
         before = len(self.server.requests)
@@ -166,14 +211,12 @@ class World:
             if item.verb not in ("watch", "list") and not item.resource.startswith("/")
         ]
 
-    async def log_in(self):
-        """The credentials of the operator in a thread."""
-        configuration = Configuration(host=self.server.url)
-        configuration.connection_pool_maxsize = 20
-        return configuration
-
     def kubeconfig(self):
-        """The credentials of the operator as a process."""
+        """The operator's credentials, which lead through the proxy if there is one."""
+        return self.proxy.kubeconfig() if self.proxy else self.credentials()
+
+    def credentials(self):
+        """A kubeconfig that leads to the server."""
         return self.server.kubeconfig(self.directory / "kubeconfig")
 
     @contextmanager
@@ -181,12 +224,19 @@ class World:
         """The operator in a thread."""
         settings = Settings(**(QUICK | {"resync": 600.0} | self.settings | changes))
         failures, handles, begun = [], [], threading.Event()
+        path = str(self.kubeconfig())
+
+        async def log_in():
+            configuration = Configuration()
+            await config.load_kube_config(path, client_configuration=configuration)
+            configuration.connection_pool_maxsize = 20
+            return configuration
 
         async def work():
             stop = asyncio.Event()
             handles.append((asyncio.get_running_loop(), stop))
             begun.set()
-            return await operate(settings, self.log_in, stop)
+            return await operate(settings, log_in, stop)
 
         def main():
             try:
@@ -201,6 +251,7 @@ class World:
         assert begun.wait(20), failures
         try:
             yield settings
+            self.settled()
         finally:
             loop, stop = handles[-1]
             loop.call_soon_threadsafe(stop.set)
@@ -209,54 +260,41 @@ class World:
             assert not failures, failures
 
     @contextmanager
-    def process(self, *options):
-        """The operator as a process."""
-        config = self.kubeconfig()
-        log = self.directory / f"operator-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "coldstart_operator", "--host", "127.0.0.1"]
-        command += ["--health-port", "0", "--metrics-port", "0", *self.options, *options]
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                command, env=os.environ | {"KUBECONFIG": str(config)}, stderr=stream
-            )
-        found = Process(process, log)
+    def process(self, *options, **clock):
+        """The operator as a process, whose clock may be as `nursery.set_clock` has it."""
+        found = self._start(options, clock)
         try:
             yield found
+            if found.process.poll() is None:
+                self.settled()
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(15)
-                finally:
-                    process.kill()
+            found.end()
 
+    @contextmanager
+    def operators(self, *options, **clock):
+        """The operator as a process that is started again whenever it has ended."""
+        self.restarted = Operators(lambda: self._start(options, clock))
+        try:
+            yield self.restarted
+            self.settled()
+        finally:
+            self.restarted.end()
 
-class Process:
-    """An operator process."""
-
-    def __init__(self, process, log):
-        self.process = process
-        self.log = log
-
-    def lines(self):
-        """Its log, parsed."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    def ports(self, seconds=20.0):
-        """The ports of /healthz and /metrics."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            for line in self.lines():
-                if "serves /healthz" in line["message"]:
-                    words = line["message"].split()
-                    return int(words[4]), int(words[9])
-            time.sleep(0.05)
-        raise TimeoutError(self.log.read_text())
+    def killing(self, verb, resource, *, after, **more):
+        """A fault that kills the operator: before a request is passed on, or when it is done."""
+        return Fault(verb, resource, after=after, drop=True, hook=lambda _: self.kill(), **more)
 
     def kill(self):
-        """SIGKILL."""
-        self.process.kill()
-        self.process.wait(10)
+        """SIGKILL for the one of `operators()`; returns at once."""
+        self.restarted.kill()
+
+    def _start(self, options, clock):
+        log = self.directory / f"operator-{time.monotonic_ns()}.log"
+        log.touch()
+        arguments = ["--host", "127.0.0.1", "--health-port", "0", "--metrics-port", "0"]
+        arguments += [*self.options, *options]
+        environment = os.environ | {"KUBECONFIG": str(self.kubeconfig())}
+        return Process(nursery().start(arguments, environment, log, clock), log)
 
 
 @contextmanager
@@ -264,11 +302,17 @@ def world(directory, script=None, *, pytorch=True, crd=True, **options):
     """A server with the project's definitions, and controllers that follow a script."""
     place = PLACE.get() or in_process
     with place(directory, script, pytorch=pytorch, crd=crd, **options) as found:
+        found.judged = JUDGED.get()
         yield found
+        if found.judged:
+            found.judge()
 
 
 PLACE = ContextVar("PLACE", default=None)
 """Where worlds are, as a function like `in_process`; none: there."""
+
+JUDGED = ContextVar("JUDGED", default=False)
+"""Whether what happens in worlds is held to the safety rules."""
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeAlias
@@ -75,6 +78,8 @@ class Cluster:
     client: ApiClient
     heard: float = field(default_factory=monotonic)
     """When it last answered, by the monotonic clock."""
+    _ahead: timedelta = timedelta()
+    """By how much our clock is ahead of the API server's."""
     _timeout: aiohttp.ClientTimeout = field(
         default_factory=lambda: aiohttp.ClientTimeout(total=REQUEST_SECONDS)
     )
@@ -82,6 +87,13 @@ class Cluster:
     async def close(self) -> None:
         """End the connection."""
         await self.client.close()  # type: ignore[no-untyped-call]
+
+    def time(self, now: datetime) -> datetime:
+        """A moment of our clock by that of the API server, which stamps what it deletes.
+
+        Ours may be wrong by hours, and pods that still write would be taken for long gone.
+        """
+        return now - self._ahead
 
     async def pages(
         self, resource: Resource, namespace: str | None, **selectors: str
@@ -261,6 +273,9 @@ class Cluster:
         self, verb: str, path: str, query: dict[str, str] | None, body: Json | None
     ) -> tuple[int, bytes]:
         response = await self._send(verb, path, query, body, self._timeout)
+        with suppress(KeyError, TypeError, ValueError):  # something in between may spoil it
+            sent = parsedate_to_datetime(response.headers["Date"])
+            self._ahead = datetime.now(UTC) - sent
         return response.status, await response.read()
 
     async def _send(

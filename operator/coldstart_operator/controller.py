@@ -53,6 +53,10 @@ FIRST_LOOKS = 5.0
 """Seconds that the first look at every run has to itself. The watch streams open then; they begin
 with a listing of everything, which takes as long as all these looks."""
 
+SECOND_LIST = 15.0
+"""Seconds from the start until the second full LIST: what is deleted between the first one and the
+opening of the watch streams is told by nobody."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -310,8 +314,10 @@ class Controller:
         await self.reconciler.failed(key, error, times)
 
     async def _resync_for_ever(self) -> None:
+        seconds = min(SECOND_LIST, self.settings.resync)
         while True:
-            await asyncio.sleep(self.settings.resync)
+            await asyncio.sleep(seconds)
+            seconds = self.settings.resync
             try:
                 await self.resync()
             except ApiError as error:

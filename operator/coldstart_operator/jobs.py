@@ -155,6 +155,23 @@ class Jobs:
             raise Held(reason or _REFUSALS[error.code], what) from error
         raise error
 
+    async def has_changed(self, found: Found) -> bool:
+        """Whether there is more to know of a job: what was listed may be of the past.
+
+        Raises:
+            ApiError: refused, or no answer.
+        """
+        metadata = found.document["metadata"]
+        cache, resource = self.children[found.backend.name], found.backend.resource
+        try:
+            there = await self.cluster.get(resource, metadata["namespace"], metadata["name"])
+        except ApiError as error:
+            if not error.missing:
+                raise
+            cache.drop(found.document)
+            return True
+        return cache.put(there)
+
     async def delete(self, found: Found) -> None:
         """Delete a job; it stays in sight until its pods have ended.
 

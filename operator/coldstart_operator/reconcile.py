@@ -293,9 +293,9 @@ class Reconciler:
         await self._record(document, status, held)
 
     async def _stop(self, action: Stop, sight: Sight) -> None:
-        """Delete the job of an attempt; what it ended with is recorded."""
+        """Delete the job of an attempt, if it is as it was seen; else the next look decides."""
         found = sight.get(action.stage.value, action.attempt)
-        if found is not None:
+        if found is not None and not await self.jobs.has_changed(found):
             await self.jobs.delete(found)
 
     async def _rest(self, key: Key, run: ReasoningRun, document: Json) -> float | None:

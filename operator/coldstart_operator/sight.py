@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from coldstart.children import documents
-from coldstart.children.backend import BACKENDS, Backend
+from coldstart.children.backend import BACKENDS, Backend, backend
 from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE, child_name
 from coldstart.plan import Child, ChildState, Observation, Parent
 from coldstart.run import ReasoningRun
+from coldstart.spec import Stage
 from coldstart.status import StageState
 from coldstart_operator.cache import Cache, Key
-from coldstart_operator.cluster import PODS, Cluster, owner_uid
+from coldstart_operator.cluster import PODS, ApiError, Cluster, owner_uid
 from coldstart_operator.statuses import InvalidRun, read_run
 
 Json = dict[str, Any]
@@ -76,9 +77,13 @@ class Observer:
         """Everything there is of a run; pods only if a child has ended unrecorded, or `thorough`.
 
         Raises:
-            coldstart_operator.cluster.ApiError: the pods could not be listed.
+            ApiError: the pods could not be listed, or a job not read.
         """
+        now = self.cluster.time(now)
         sight = self._sight(run, None, now)
+        for kind, name in _missing(run, sight):
+            if await self._found(run, kind, name):
+                sight = self._sight(run, None, now)
         ended = {c for c in sight.children if _unrecorded(run, c)}
         overdue = any(_overdue(item, self.lost_after, now) for item in sight.found)
         if not (thorough or ended or overdue):
@@ -93,19 +98,30 @@ class Observer:
         )
         return replace(sight, unsettled=unsettled)
 
+    async def _found(self, run: ReasoningRun, kind: Backend, name: str) -> bool:
+        """Whether a child is there that was not in sight: a LIST may tell of the past."""
+        try:
+            document = await self.cluster.get(kind.resource, run.metadata.namespace or "", name)
+        except ApiError as error:
+            if error.missing:
+                return False
+            raise
+        labels = document["metadata"].get("labels") or {}
+        return labels.get(LABEL) == run.metadata.name and self.children[kind.name].put(document)
+
     def _sight(self, run: ReasoningRun, pods: tuple[Json, ...] | None, now: datetime) -> Sight:
         key = Key(run.metadata.namespace or "", run.metadata.name)
         found: list[Found] = []
         remains: list[Child] = []
-        for backend in BACKENDS:
-            for document in self.children[backend.name].of(key):
-                child = backend.observe(document, pods or (), now)
+        for kind in BACKENDS:
+            for document in self.children[kind.name].of(key):
+                child = kind.observe(document, pods or (), now)
                 owner = owner_uid(document)
                 if owner == run.metadata.uid:
                     if child is None or not _is_named(document, run, child):
                         remains += [_remain(run)] if child and child.state.live else []
                         continue
-                    item = Found(backend, document, child)
+                    item = Found(kind, document, child)
                     if pods is None or not self._lost(item, run, pods, now):
                         found.append(item)
                 elif _was_here(document, run) or (not owner and child and child.state.live):
@@ -129,6 +145,17 @@ class Observer:
                 if document is not None:
                     found[source.run, source.stage] = _parent(run, document, source.stage)
         return found
+
+
+def _missing(run: ReasoningRun, sight: Sight) -> Iterator[tuple[Backend, str]]:
+    """The kind and name of a child that is recorded as living, and that is not in sight."""
+    if run.status is None or not run.status.backend:
+        return
+    for entry in run.status.stages:
+        lives = entry.state.live and entry.state is not StageState.STARTING
+        if lives and sight.get(entry.name, entry.attempt) is None:
+            name = child_name(run.metadata.name, Stage(entry.name), entry.attempt)
+            yield backend(run.status.backend), name
 
 
 def _parent(run: ReasoningRun, document: Json, stage: str) -> Parent:

@@ -10,7 +10,7 @@ are neither in the record nor hit by faults. For a server in a thread use `runni
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -114,16 +114,24 @@ class Controllers:
         self, job: str, behaviour: Behaviour | None = None, namespace: str = "default"
     ) -> None:
         """End the running pods of a job now, by default with success."""
+        self._each(job, namespace, lambda pod: self.kubelet.finish(pod, behaviour or Behaviour()))
+
+    def begin(self, job: str, namespace: str = "default") -> None:
+        """Have the pending pods of a job run now, until they are finished."""
+        self._each(job, namespace, self.kubelet.begin)
+
+    def _each(self, job: str, namespace: str, action: Callable[[Mapping[str, Any]], None]) -> None:
+        """Do something with every pod of a job."""
         namespace = self.server.namespace(namespace)
 
-        def end() -> None:
+        def act() -> None:
             for pods in list(self._pods.values()):
                 for pod in list(pods.values()):
                     owner = pod["metadata"]["ownerReferences"][0]["name"]
                     if owner == job and pod["metadata"]["namespace"] == namespace:
-                        self.kubelet.finish(pod, behaviour or Behaviour())
+                        action(pod)
 
-        self.server.call(end)
+        self.server.call(act)
 
     def _registered(self) -> bool:
         return any(one.key == _TRAINING for one in self.server.registry)

@@ -7,7 +7,6 @@ themselves as stand-ins (`User-Agent: stand-in/…`) and direct access by the te
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -37,6 +36,8 @@ class Request:
     """Seconds of the event loop's clock."""
     version: int = 0
     """The store's version when it was answered."""
+    done: int = 0
+    """What the API server answered, where a proxy stands before it; 0: it never got the request."""
 
     @property
     def target(self) -> str:
@@ -96,13 +97,17 @@ class StreamFault:
 
     resource: str
     action: str
-    """hide, duplicate, swap, cut, silence, error."""
+    """hide, duplicate, swap, cut, silence, stall, error."""
     where: Callable[[str, dict[str, Any]], bool] = lambda _type, _object: True
     """By type and object of the event."""
     nth: int = 1
     times: int | None = 1
     status: int = 410
     """Of an `error` event."""
+    seconds: float = 0.0
+    """Of a `stall`."""
+    hook: Callable[[Any], None] | None = None
+    """Called with the object of an event that is hit, before anything else."""
     seen: int = 0
     hits: int = 0
     held: Any = None
@@ -161,6 +166,11 @@ def drop(verb: str | None, resource: str | None, *, after: bool, **more: Any) ->
     return Fault(verb, resource, drop=True, after=after, **more)
 
 
+def timeout(verb: str | None, resource: str | None, *, after: bool, **more: Any) -> Fault:
+    """Answer never: before anything was done, or after the commit."""
+    return Fault(verb, resource, seconds=86_400.0, after=after, **more)
+
+
 def stale(resource: str, version: int, verb: str = "list", **more: Any) -> Fault:
     """Serve what was there at a version, as an API server with an old cache does."""
     return Fault(verb, resource, stale=version, **more)
@@ -189,6 +199,11 @@ def cut(resource: str, **more: Any) -> StreamFault:
 def silence(resource: str, **more: Any) -> StreamFault:
     """Leave the connection open and send nothing, not even bookmarks, from that event on."""
     return StreamFault(resource, "silence", **more)
+
+
+def stall(resource: str, seconds: float, **more: Any) -> StreamFault:
+    """Send nothing more for a while after that event, then all of it."""
+    return StreamFault(resource, "stall", seconds=seconds, **more)
 
 
 def error(resource: str, status: int = 410, **more: Any) -> StreamFault:
@@ -241,13 +256,3 @@ class Record:
     def writes(self, target: str | None = None) -> list[Request]:
         """The mutating requests, those of stand-ins left out."""
         return self.of(target=target, verbs=WRITES)
-
-
-async def strike(fault: Fault, request: Request) -> None:
-    """Wait and call what a fault says, at its time."""
-    if fault.seconds:
-        await asyncio.sleep(fault.seconds)
-    if fault.hook:
-        waiting = fault.hook(request)
-        if waiting is not None:
-            await waiting

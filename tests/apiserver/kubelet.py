@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from apiserver.access import Access
 from apiserver.errors import ApiError
 from apiserver.objects import now
-from apiserver.scripts import Attempt, Behaviour, Script, attempt_of
+from apiserver.scripts import FOREVER, Attempt, Behaviour, Script, attempt_of
 
 MESSAGE_BYTES = 4096
 NODE = "node-1"
@@ -82,6 +82,10 @@ class Kubelet:
     def finish(self, pod: Mapping[str, Any], behaviour: Behaviour) -> None:
         """End a pod as a behaviour says, now."""
         self._end(pod, behaviour)
+
+    def begin(self, pod: Mapping[str, Any]) -> None:
+        """Have a pod run, now."""
+        self._run(pod, FOREVER)
 
     def _start(self, pod: Mapping[str, Any]) -> None:
         uid, phase = pod["metadata"]["uid"], pod.get("status", {}).get("phase")

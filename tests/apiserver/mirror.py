@@ -61,8 +61,10 @@ class Mirror:
                 self.take(key, "DELETED", dict(entry.object))
 
     def _tell(self, key: Key, kind: str, entry: Entry, previous: Entry | None) -> None:
+        change = Change(entry.version, kind, entry, previous)
+        self.collection(key).history.append(change)
         for listener in list(self.listeners):
-            listener(key, Change(entry.version, kind, entry, previous))
+            listener(key, change)
 
 
 def _uid(entry: Entry) -> str:

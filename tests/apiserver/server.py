@@ -45,13 +45,14 @@ from apiserver import discovery, paths
 from apiserver.access import Access
 from apiserver.collector import Collector
 from apiserver.errors import ApiError, Unserved, failure, forbidden
-from apiserver.faults import Fault, Faults, Record, Request, strike
+from apiserver.faults import Fault, Faults, Record, Request
 from apiserver.objects import Objects
 from apiserver.paths import Target
 from apiserver.resources import Registry, Resource
 from apiserver.store import Entry, Store, encode
-from apiserver.streams import Cut, Stream
+from apiserver.streams import Stream
 from apiserver.table import table
+from apiserver.tampering import Cut, meet
 
 BODY_BYTES = 3 * 1024 * 1024
 """What a real API server accepts of a request."""
@@ -160,9 +161,9 @@ class ApiServer(Access):
             faults = self.faults.hitting(request)
             if self.latency_seconds:
                 await asyncio.sleep(self.latency_seconds)
-            await self._meet([one for one in faults if not one.after], request)
+            await meet([one for one in faults if not one.after], request)
             response = await self._respond(http, path, request, faults)
-            await self._meet([one for one in faults if one.after], request)
+            await meet([one for one in faults if one.after], request)
         except Unserved:
             request.status, request.version = 404, self.store.version
             return web.Response(text="404 page not found\n", status=404)
@@ -188,26 +189,6 @@ class ApiServer(Access):
                 request.body = None
         request.status, request.version = response.status, self.store.version
         return response
-
-    async def _meet(self, faults: list[Fault], request: Request) -> None:
-        """Let faults act.
-
-        Raises:
-            ApiError: one of them answers.
-            Cut: one of them drops the connection.
-        """
-        for fault in faults:
-            await strike(fault, request)
-            if fault.drop:
-                raise Cut
-            if fault.status:
-                error = failure(fault.status, fault.message)
-                error.reason = fault.reason or error.reason
-                error.headers, error.details = fault.headers, dict(fault.details)
-                if "Retry-After" in fault.headers:
-                    seconds = int(fault.headers["Retry-After"])
-                    error.details.setdefault("retryAfterSeconds", seconds)
-                raise error
 
     async def _respond(
         self, http: web.BaseRequest, path: str, request: Request, faults: list[Fault]

@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from apiserver.errors import ApiError, failure
-from apiserver.faults import Faults, Request, StreamFault
+from apiserver.faults import Faults, Request
 from apiserver.objects import Objects
 from apiserver.paths import Target
 from apiserver.selectors import Test
 from apiserver.store import Change, Entry, Watcher, encode
 from apiserver.table import table
+from apiserver.tampering import Cut, Tampering, error_line
 
 BOOKMARK_END = "k8s.io/initial-events-end"
 _SILENCE = 3600.0
-
-
-class Cut(Exception):
-    """The connection is to be closed."""
 
 
 @dataclass
@@ -54,9 +51,7 @@ class Stream:
         self.initial = query.get("sendInitialEvents") in {"true", "1"}
         self.collection = objects.store.collection(target.resource.key)
         self.watcher = Watcher()
-        self.silent = False
-        """Nothing is sent any more, and the watch does not end: the network has lost it."""
-        self.cut = False
+        self.tampering = Tampering(faults, target.resource.plural)
         labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")
         namespace = None
         if target.namespace and target.resource.namespaced:
@@ -101,18 +96,23 @@ class Stream:
         try:
             frames = self.start()
         except ApiError as error:
-            yield _error(error)
+            yield error_line(error)
             return
         while True:
             yield self._bytes(frames)
-            if self.cut:
+            if self.tampering.stalled:
+                await asyncio.sleep(self.tampering.stalled)
+                self.tampering.stalled = 0.0
+            if self.tampering.cut:
                 raise Cut
-            if self.watcher.closed:
+            if self.watcher.closed or self.tampering.over:
                 return
             due = min(end, bookmark) if self.bookmarks else end
-            changes = await self.watcher.wait(_SILENCE if self.silent else due - loop.time())
+            changes = await self.watcher.wait(
+                _SILENCE if self.tampering.silent else due - loop.time()
+            )
             frames = [frame for one in changes for frame in self._frames(one)]
-            if self.silent or changes or loop.time() < due:
+            if self.tampering.silent or changes or loop.time() < due:
                 continue
             if self.bookmarks:
                 frames.append(Frame("BOOKMARK", self._bookmark()))
@@ -135,45 +135,14 @@ class Stream:
     def _bytes(self, frames: list[Frame]) -> bytes:
         out: list[bytes] = []
         for frame in frames:
-            if self.silent or self.cut:
+            if self.tampering.ended:
                 break
-            out += self._faulted(frame) if self.faults.streams else [self._line(frame)]
+            line = self._line(frame)
+            if self.faults.streams:
+                out += self.tampering.lines(frame.type, frame.entry.object, line)
+            else:
+                out.append(line)
         return b"".join(out)
-
-    def _faulted(self, frame: Frame) -> list[bytes]:
-        line = self._line(frame)
-        held: list[bytes] = []
-        for fault in self.faults.streams:
-            if fault.resource != self.target.resource.plural or frame.type == "BOOKMARK":
-                continue
-            if fault.action == "swap" and fault.held is not None:
-                owner, kept = fault.held
-                if owner is self:
-                    fault.held = None
-                    held.append(kept)
-            elif fault.strikes(frame.type, frame.entry.object):
-                line = self._strike(fault, line)
-        return [one for one in (line, *held) if one]
-
-    def _strike(self, fault: StreamFault, line: bytes) -> bytes:
-        match fault.action:
-            case "hide":
-                return b""
-            case "duplicate":
-                return line + line
-            case "swap":
-                fault.held = (self, line)
-                return b""
-            case "silence":
-                self.silent = True
-                return b""
-            case "error":
-                self.watcher.close()
-                return _error(failure(fault.status, "injected fault"))
-            case "cut":
-                self.cut = True
-                return b""
-        raise ValueError(fault.action)
 
     def _line(self, frame: Frame) -> bytes:
         entry = frame.entry
@@ -205,7 +174,3 @@ def _version(text: str) -> int:
         return int(text)
     except ValueError as error:
         raise failure(400, f"invalid resource version: {text!r}") from error
-
-
-def _error(error: ApiError) -> bytes:
-    return b'{"type":"ERROR","object":%s}\n' % encode(error.status())

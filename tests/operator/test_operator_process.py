@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 
-import pytest
 from apiserver.faults import Fault, error, silence
 from apiserver.scripts import FOREVER, KILLED, Behaviour, scripted
 from operating import SFT_ONLY, holds, stage, world
@@ -160,55 +159,6 @@ def test_restarting_changes_nothing_in_live_runs(tmp_path):
             operator.ports()
             time.sleep(1.5)
         assert len(w.writes()) == before
-
-
-def killed_at(w, name, verb, target, number):
-    """Apply a run to an operator that is killed when its write of that number has been done.
-
-    Returns:
-        Whether there was such a write.
-    """
-    with w.process() as operator:
-        fault = Fault(verb, target, nth=number, after=True, hook=lambda _: operator.process.kill())
-        operator.ports()
-        w.server.faults.add(fault)
-        w.apply(name, evaluation=None)
-        w.until(lambda run: holds(run, "Succeeded") or fault.hits, name, 30)
-        w.server.faults.clear()
-        return bool(fault.hits)
-
-
-@pytest.mark.parametrize(
-    ("verb", "target"), [("patch", "reasoningruns/status"), ("create", "pytorchjobs")]
-)
-def test_killed_after_any_write_nothing_is_lost_and_nothing_is_made_twice(tmp_path, verb, target):
-    """A SIGKILL after each write of a kind has been done, before the operator hears of it."""
-    # Long enough for what was just created to be alive still when the next operator looks.
-    seconds = 1.5 if verb == "create" else 0.05
-    with world(tmp_path, scripted({}, Behaviour(running=seconds))) as w:
-        names, killed = [], True
-        while killed:
-            names.append(f"r{len(names)}")
-            killed = killed_at(w, names[-1], verb, target, len(names))
-            with w.process():
-                assert holds(w.end(names[-1], 30), "Succeeded")
-        assert len(names) >= 3
-        all_succeeded_once(w, names)
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_again_and_again_every_run_ends(tmp_path, seed):
-    names = [f"r{number}" for number in range(12)]
-    with world(tmp_path, scripted({}, Behaviour(pending=0.2, running=0.5))) as w:
-        for name in names:
-            w.apply(name)
-        for round_ in range(4):
-            with w.process() as operator:
-                operator.ports()
-                time.sleep(0.3 + 0.17 * (seed * round_ % 5))
-                operator.kill()
-        with w.process():
-            all_succeeded_once(w, names)
 
 
 def test_a_run_deleted_while_nobody_watches_leaves_nothing(tmp_path):

@@ -1,0 +1,116 @@
+"""How much of the faults a run covers, the safety rules after every test, and how to repeat one.
+
+`--share 0.1 --seed 7` runs a tenth of the items, drawn by the seed, at least one of every test
+function. Whatever happened in a world is held to `oracles` when its test is over.
+"""
+
+import math
+import random
+from collections import Counter, defaultdict
+
+import pytest
+from operating import JUDGED
+
+COUNTED = pytest.StashKey[dict[str, tuple[int, int]]]()
+"""How many items were chosen of how many, by test function."""
+
+LOG_BYTES = 3_000
+"""So much of each operator's log is shown where a test fails."""
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("faults")
+    group.addoption("--share", type=_share, default=1.0, help="which part of the faults to run")
+    group.addoption("--seed", type=int, default=0, help="which faults that part has, and no others")
+
+
+def _share(text):
+    share = float(text)
+    if not 0 < share <= 1:
+        raise ValueError(f"--share {text}: must be more than 0 and at most 1")
+    return share
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Choose, after all others have."""
+    share, seed = config.getoption("--share"), config.getoption("--seed")
+    names = [item.nodeid for item in items]
+    chosen = set(chosen_of(names, share, seed))
+    known, taken = Counter(map(_function, names)), Counter(map(_function, chosen))
+    config.stash[COUNTED] = {name: (taken[name], known[name]) for name in known}
+    left_out = [item for item in items if item.nodeid not in chosen]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item.nodeid in chosen]
+
+
+def chosen_of(names, share, seed):
+    """A share of the items by a seed, rounded up for each test function."""
+    functions = defaultdict(list)
+    for name in names:
+        functions[_function(name)].append(name)
+    for function, items in functions.items():
+        count = max(1, math.ceil(share * len(items)))
+        yield from random.Random(f"{seed} {function}").sample(items, count)
+
+
+def _function(name):
+    """The test function of an item."""
+    return name.partition("[")[0]
+
+
+def pytest_sessionfinish(session):
+    """Tell the process that started this one, if there is one (pytest-xdist)."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["faults"] = session.config.stash.get(COUNTED, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Every worker collects the same, so the last word will do."""
+    output = getattr(node, "workeroutput", {})
+    if "faults" in output:
+        node.config.stash[COUNTED] = output["faults"]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    counted = config.stash.get(COUNTED, {})
+    share, seed = config.getoption("--share"), config.getoption("--seed")
+    terminalreporter.section("faults")
+    for name, (chosen, known) in counted.items():
+        terminalreporter.line(f"{chosen:5} of {known:5}  {name}")
+    chosen, known = (sum(one[index] for one in counted.values()) for index in (0, 1))
+    terminalreporter.line(f"{chosen:5} of {known:5} points (--share {share} --seed {seed})")
+    for report in terminalreporter.getreports("failed"):
+        terminalreporter.line(f"repeat one: {command(config, report.nodeid)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.failed:
+        report.sections.append(("repeat it alone", command(item.config, item.nodeid)))
+        folder = item.funcargs.get("tmp_path")
+        for log in sorted(folder.glob("operator-*.log"))[-3:] if folder else ():
+            report.sections.append((log.name, log.read_text(errors="replace")[-LOG_BYTES:]))
+    return report
+
+
+def command(config, nodeid):
+    """What repeats one item."""
+    return f"pytest '{nodeid}' --seed {config.getoption('--seed')}"
+
+
+@pytest.fixture
+def seed(request):
+    """What `--seed` says, for tests that draw something themselves."""
+    return request.config.getoption("--seed")
+
+
+@pytest.fixture(autouse=True)
+def _judged():
+    """Hold every world of a test to the safety rules."""
+    token = JUDGED.set(True)
+    yield
+    JUDGED.reset(token)

@@ -1,0 +1,15 @@
+"""The proxy and what it can do, on a real API server."""
+
+import pytest
+from cluster_world import on, same_tests
+from control_plane import plane
+
+pytestmark = pytest.mark.cluster
+
+globals().update(same_tests("test_proxy", room="faults"))
+
+
+@pytest.fixture(autouse=True)
+def real():
+    with on(plane()):
+        yield
