@@ -120,7 +120,7 @@ class Oracle:
     `server.store.listeners.append(oracle.take)` has it see what a bounded history forgets.
     """
 
-    allowed: frozenset[str]
+    allowed: frozenset[str] = frozenset()
     found: list[str] = field(default_factory=list)
     pods: dict[str, tuple[str, Attempt]] = field(default_factory=dict)
     """The pods that live: namespace and run's name, attempt."""

@@ -1,0 +1,284 @@
+"""What was found of an operator that endured: judged, as a table, as a page; measures nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from statistics import mean, median
+
+from rig import Json
+
+from coldstart_operator.cache import GRAVES
+from coldstart_operator.recorder import MAX_SAID
+
+FLAT = 1.05
+"""What is flat is in the last third no more than this times what it was in the second."""
+
+FEW = 50
+"""Entries, or objects, that come and go with the work."""
+
+BOUNDED = {
+    "coldstart_operator.cache.Cache._graves": 3 * GRAVES,
+    "coldstart_operator.recorder.Recorder._said": MAX_SAID,
+}
+"""Tables that grow to a bound of their own, longer than a run lasts, and the bound."""
+
+Rows = list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much of everything."""
+
+    minutes: float
+    runs: int
+    seed: int
+    stage: float
+    resync: float
+
+    @property
+    def world(self) -> list[str]:
+        """The options of `endurance_server.py`: short runs have all faults, and more of them."""
+        share = min(1.0, self.minutes / 10)
+        seconds = {
+            "stage": self.stage,
+            "pause": max(self.stage, 10.0),
+            "requests": 0.4,
+            "streams": 1.0 * share**0.5,
+            "silences": 200 * share,
+            "gone": 60 * share,
+            "restarts": 120 * share,
+            "timeouts": 20.0,
+        }
+        found = [f"--{name}={value}" for name, value in seconds.items()]
+        return [*found, f"--seed={self.seed}", f"--runs={self.runs}"]
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a run to which nothing happens is stuck.
+
+        What the watch streams have not told, a full LIST tells, and its request may fail, too.
+        """
+        return 2 * self.resync + 60
+
+
+@dataclass
+class Sample:
+    """One look at the operator's process."""
+
+    at: float
+    memory: float = 0.0
+    processor: float = 0.0
+    threads: int = 0
+    descriptors: int = 0
+    series: dict[str, int] | None = None
+    """Series of each metric."""
+    counts: Json | None = None
+    """Entries of tables, objects of classes."""
+
+
+@dataclass
+class Endured:
+    """What was found; times are seconds, memory is MiB."""
+
+    samples: list[Sample] = field(default_factory=list)
+    report: Json = field(default_factory=dict)
+    idle: tuple[float, str] = (0.0, "")
+    """The longest for which nothing happened to a run that waited for nobody."""
+    red: list[str] = field(default_factory=list)
+    """When /healthz was red, and why."""
+    looks: int = 0
+    """At /healthz."""
+    rest: float = 0.0
+    """From the last fault until everything was at rest."""
+    unrest: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    """Lines of the operator's log that tell of mistakes."""
+    processor: float = 0.0
+
+    def thirds(self, value: Callable[[Sample], float | None]) -> list[list[float]]:
+        """What was seen in each third of the time."""
+        end = self.samples[-1].at
+        found: list[list[float]] = [[], [], []]
+        for sample in self.samples:
+            seen = value(sample)
+            if seen is not None:
+                found[min(2, int(3 * sample.at / end))].append(seen)
+        return found
+
+    @property
+    def memory(self) -> list[float]:
+        """The mean of each third."""
+        return [mean(part) for part in self.thirds(lambda sample: sample.memory)]
+
+    def grown(self) -> list[str]:
+        """Tables, classes of objects and families of series that have grown, and how far."""
+        found = [
+            f"{name}: {before:.0f}, {after:.0f}"
+            for what in ("tables", "classes")
+            for name, before, after in self._counted(lambda one, what=what: (one.counts or {}).get(what))
+            if after > FLAT * before + FEW and after > BOUNDED.get(name, 0)
+        ]
+        return found + [
+            f"series of {name}: {before:.0f}, {after:.0f}"
+            for name, before, after in self._counted(lambda one: one.series)
+            if after > FLAT * before + FEW
+        ]
+
+    def _counted(
+        self, value: Callable[[Sample], dict[str, int] | None]
+    ) -> list[tuple[str, float, float]]:
+        """The medians of the second and the last third, of everything that was ever counted."""
+        names = {name for sample in self.samples for name in value(sample) or ()}
+        found = []
+        for name in sorted(names):
+            parts = self.thirds(lambda one, name=name: (value(one) or {}).get(name, 0) if value(one) else None)
+            found.append((name, median(parts[1] or [0]), median(parts[2] or [0])))
+        return found
+
+    def complaints(self, options: Options) -> list[str]:
+        """Every bound that was broken, in a sentence."""
+        found = [f"{row[0]}: {row[1]}; {row[2]}" for row in rows(self, options) if "MISSED" in row[2]]
+        found += [f"  {one}" for one in (*self.grown(), *self.red[:5], *self.unrest[:10])]
+        found += [f"  {one}" for one in (*self.report["violations"][:10], *self.said[:10])]
+        return found if any("MISSED" in one for one in found) else []
+
+
+def series(text: str) -> dict[str, int]:
+    """How many series each metric has on a page."""
+    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+    return dict(Counter(line.partition("{")[0].partition(" ")[0] for line in lines))
+
+
+def rows(found: Endured, options: Options) -> Rows:
+    """The table: what, how much, and the bound with whether it is kept."""
+
+    def judged(kept: bool, bound: str) -> str:
+        return f"{bound}, {'kept' if kept else 'MISSED'}"
+
+    def most(value: Callable[[Sample], int]) -> tuple[str, str]:
+        parts = [max(part, default=0) for part in found.thirds(value)]
+        kept = parts[2] <= max(parts[0], parts[1]) + 2
+        return ", ".join(f"{part:.0f}" for part in parts), judged(kept, "no more at the end")
+
+    memory, grown, report = found.memory, found.grown(), found.report
+    change = memory[2] / memory[1] - 1
+    idle, idlest = found.idle
+    tables = [one.counts for one in found.samples if one.counts][-1]
+    assert tables
+    busy = [part[-1] - part[0] for part in found.thirds(lambda sample: sample.processor)]
+    shares = [100 * taken / (20 * options.minutes) for taken in busy]
+    known = sum((found.samples[-1].series or _last(found)).values())
+    return [
+        (
+            "memory, mean of each third",
+            ", ".join(f"{part:.1f}" for part in memory) + " MiB",
+            judged(change <= FLAT - 1, f"last within 5 % of second ({100 * change:+.1f} %)"),
+        ),
+        ("memory, at most", f"{max(one.memory for one in found.samples):.1f} MiB", ""),
+        ("threads, at most in each third", *most(lambda sample: sample.threads)),
+        ("file descriptors, at most in each third", *most(lambda sample: sample.descriptors)),
+        (
+            "tables, classes of objects, metrics that have grown",
+            f"{len(grown)} of {len(tables['tables']) + len(tables['classes'])}, {known} series",
+            judged(not grown, "none"),
+        ),
+        (
+            "processor, share of a core in each third",
+            ", ".join(f"{share:.0f} %" for share in shares),
+            judged(shares[2] <= 1.2 * shares[1] + 2, "no more at the end"),
+        ),
+        (
+            "longest without any change of a run that waits for nobody",
+            f"{idle:.0f} s ({idlest})" if idlest else f"{idle:.0f} s",
+            judged(idle <= options.patience, f"at most {options.patience:.0f} s"),
+        ),
+        (
+            "runs at rest after the last fault",
+            f"after {found.rest:.0f} s" if not found.unrest else f"{len(found.unrest)} are not",
+            judged(not found.unrest, "all"),
+        ),
+        (
+            "sentences of the safety oracles",
+            str(len(report["violations"])),
+            judged(not report["violations"], "none"),
+        ),
+        ("mistakes in the operator's log", str(len(found.said)), judged(not found.said, "none")),
+        (
+            "/healthz red",
+            f"{len(found.red)} of {found.looks} looks",
+            judged(not found.red, "never"),
+        ),
+    ]
+
+
+def _last(found: Endured) -> dict[str, int]:
+    return next((one.series for one in reversed(found.samples) if one.series), {})
+
+
+PAGE = """\
+# The operator under {runs} runs that churn, for {minutes:g} minutes, under faults
+
+`{command}`: {runs} runs of one to three stages of about {stage:g} s live at any time, against the API
+server of `tests/apiserver` and its stand-in controllers, in a process of its own. Its faults and what
+users, nodes and queues do are drawn at random (seed {seed}); the counts are below. Memory, threads and
+descriptors of the operator are the kernel's. A table is every container that is an attribute of an
+object of the operator, kopf, aiohttp, asyncio or the Prometheus client: the median of its entries in
+the last third is compared with that of the second, as is the number of objects of each class. What the
+cluster holds does not grow, so nothing may. At the end faults and deeds cease, and every run has to
+come to its end. The safety oracles of the tests have followed every change.
+
+Measured on {day} on {machine} (load average of its last 15 minutes: {load:.1f}), with Python
+{python}, {versions}.
+
+| measure | found | bound |
+|---|---|---|
+{rows}
+
+| runs | times |
+|---|---|
+{deeds}
+
+| fault | times |
+|---|---|
+{faults}
+
+| request of the operator | per ended run |
+|---|---|
+{requests}
+"""
+
+
+def page(found: Endured, options: Options, machine: str, command: str) -> str:
+    """The kept result, in Markdown."""
+    names = ("kopf", "kubernetes", "aiohttp", "pydantic")
+    report = found.report
+    ended = sum(report["ends"].values())
+    ends = {f"ended: {name}": number for name, number in report["ends"].items()}
+    requests = {name: f"{number / ended:.2f}" for name, number in _ordered(report["requests"])}
+    return PAGE.format(
+        **vars(options),
+        command=command,
+        day=f"{datetime.now(UTC):%Y-%m-%d}",
+        machine=machine,
+        load=os.getloadavg()[2],
+        python=platform.python_version(),
+        versions=", ".join(f"{name} {version(name)}" for name in names),
+        rows="\n".join(f"| {' | '.join(cells)} |" for cells in rows(found, options)),
+        deeds=_lines({**report["deeds"], **ends}),
+        faults=_lines(dict(_ordered(report["faults"]))),
+        requests=_lines(requests),
+    )
+
+
+def _ordered(counted: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counted.items(), key=lambda item: -item[1])
+
+
+def _lines(cells: Json) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in cells.items())
