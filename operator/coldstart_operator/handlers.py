@@ -20,6 +20,14 @@ from coldstart_operator.settings import Settings
 from coldstart_operator.sight import LABEL
 
 
+class WatchLost(Exception):
+    """The watch streams have ended by what kopf does not try again: all has to begin anew.
+
+    Such are an error in a stream other than 410, a minute of 503, and a list that expires between
+    two of its pages.
+    """
+
+
 async def watch(
     controller: Controller,
     settings: Settings,
@@ -35,18 +43,24 @@ async def watch(
         log_in: gives the credentials that our own requests have.
         end: called before kopf waits for every task that was born since it began.
         stop: ends it.
+
+    Raises:
+        WatchLost: kopf has given up a watch stream, and with it everything.
     """
-    await kopf.operator(
-        registry=_registry(controller, log_in, end),
-        settings=_settings(settings),
-        standalone=True,
-        # Nobody reads it; but where none is given kopf 1.45 asks for the name of the user, and ends
-        # where the user is a bare number.
-        identity="coldstart-operator",  # type: ignore[arg-type]
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-        stop_flag=stop,
-    )
+    try:
+        await kopf.operator(
+            registry=_registry(controller, log_in, end),
+            settings=_settings(settings),
+            standalone=True,
+            # Nobody reads it; but where none is given kopf 1.45 asks for the name of the user, and
+            # ends where the user is a bare number.
+            identity="coldstart-operator",  # type: ignore[arg-type]
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            stop_flag=stop,
+        )
+    except Exception as error:  # kopf has no public names for what the API server may answer
+        raise WatchLost(f"a watch stream was given up: {error!r}") from error
 
 
 def _registry(
