@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories  # an argument of kopf.operator
 
 from coldstart.children.backend import BACKENDS
 from coldstart_operator.cluster import PAGE, RUNS, Credentials, LogIn
@@ -51,6 +52,7 @@ async def watch(
         await kopf.operator(
             registry=_registry(controller, log_in, end),
             settings=_settings(settings),
+            memories=_NoMemories(),
             standalone=True,
             # Nobody reads it; but where none is given kopf 1.45 asks for the name of the user, and
             # ends where the user is a bare number.
@@ -107,6 +109,17 @@ def _settings(ours: Settings) -> kopf.OperatorSettings:
     found.persistence.diffbase_storage = _NoDiffs()
     found.persistence.progress_storage = _NoProgress()
     return found
+
+
+class _NoMemories(ResourceMemories):
+    """What kopf knows of an object from one event to the next: nothing, and nothing is kept.
+
+    kopf forgets an object when a stream tells of its deletion; what is deleted while a stream is
+    away, it would keep for ever.
+    """
+
+    async def recall(self, raw_body: Any, **more: Any) -> Any:
+        return await super().recall(raw_body, **{**more, "ephemeral": True})
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
