@@ -284,16 +284,16 @@ class Controller:
         for namespace in self.settings.namespaces or (None,):
             pages = self.cluster.pages(kind.resource, namespace, **kind.selector)
             async for items, version in pages:
+                known = len(listing.stale)
                 listing.add({**kind.identity, **item} for item in items)
                 versions.append(version)
+                if self._primed:
+                    self._found_stale(plural, listing.stale[known:])
                 # Else this page is held while the next one comes.
                 items.clear()
         gone = listing.finish(min(versions, key=number))
         if not self._primed:
             return
-        for run, key, seen in listing.stale:
-            self.health.expect(plural, key, seen)
-            self.queue.add(run)
         for run, key in gone:
             self.health.gone(plural, key)
             self.queue.add(run)
@@ -301,6 +301,12 @@ class Controller:
         if changes:
             logger.info("a full LIST of %s found %d changes", plural, changes)
             MISSED.inc(changes)
+
+    def _found_stale(self, plural: str, stale: list[tuple[Key, Key, int]]) -> None:
+        """Take in what a page knew better, before the streams can tell of it, or of its end."""
+        for run, key, seen in stale:
+            self.health.expect(plural, key, seen)
+            self.queue.add(run)
 
     async def _handle(self, key: Key) -> float | None:
         with RECONCILE_SECONDS.time():

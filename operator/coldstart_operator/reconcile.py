@@ -398,8 +398,9 @@ class Reconciler:
             if error.conflict:
                 self.runs.put(await self.cluster.get(RUNS, key.namespace, key.name))
             raise
-        self.health.expect(RUNS.plural, key, version_of(result))
-        self.runs.put(result)
+        # The stream may have told of it before the answer came, or of the run's deletion since.
+        if self.runs.put(result):
+            self.health.expect(RUNS.plural, key, version_of(result))
         if key in self._memories:
             self._memories[key].written = monotonic()
         return result

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from apiserver.faults import Fault, answer, error, silence
+from apiserver.faults import Fault, answer, delay, error, silence
 from apiserver.scripts import FOREVER, KILLED, Behaviour, scripted
 from operating import SFT_ONLY, holds, stage, world
 
@@ -281,3 +281,14 @@ def test_a_process_whose_watch_fails_begins_anew(tmp_path, case):
         assert holds(w.end(seconds=60), "Succeeded")
         assert operator.process.poll() is None
         assert any("begins anew" in line["message"] for line in operator.lines())
+
+
+def test_health_stays_green_where_the_streams_tell_before_the_api_server_answers(tmp_path):
+    options = ("--unhealthy-after", "2", "--resync", "1")
+    with world(tmp_path) as w, w.process(*options) as operator:
+        health, _ = operator.ports()
+        w.server.faults.add(delay("patch", "reasoningruns/status", 0.3, after=True))
+        w.apply(**SFT_ONLY)
+        assert holds(w.end(seconds=30), "Succeeded")
+        time.sleep(3)
+        assert page(health, "/healthz") == (200, "ok\n")
