@@ -408,6 +408,10 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
         self.inspector.forget(key)
+        for other, waiting in list(self._dependents.items()):
+            waiting.discard(key)
+            if not waiting:
+                del self._dependents[other]
 
 
 def _recorded(run: ReasoningRun, action: Start) -> bool:
