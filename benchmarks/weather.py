@@ -37,9 +37,6 @@ TIMEOUT = 35.0
 AWAY = 4.0
 """Seconds for which the server is away at most when it restarts."""
 
-OLD = 400
-"""Versions by which a stale list is behind at most."""
-
 Made = list[Fault | StreamFault]
 
 
@@ -124,7 +121,7 @@ class Weather:
         times, after = dice.choice((1, 1, 2, 4)), dice.random() < 0.5
         writes = dice.random() < 0.7  # noqa: PLR2004
         verb, resource = dice.choice(WRITES if writes else READS)
-        match dice.choice(("409", "429", "500", "503", "drop", "late", "stale")):
+        match dice.choice(("409", "429", "500", "503", "drop", "late")):
             case "409":
                 verb, resource = PATCH
                 return "409", [faults.answer(verb, resource, 409, times=times)]
@@ -141,10 +138,6 @@ class Weather:
                 after = after and writes
                 word = "connection lost after commit" if after else "connection lost"
                 return word, [faults.drop(verb, resource, after=after, times=times)]
-            case "stale":
-                version = self.server.store.version - dice.randrange(OLD)
-                resource = dice.choice(("reasoningruns", "pytorchjobs", "pods"))
-                return "stale list", [faults.stale(resource, version, times=times)]
         seconds = dice.uniform(0.1, 3.0)
         return "slow answer", [faults.delay(verb, resource, seconds, times=times, after=after)]
 
