@@ -318,7 +318,13 @@ class Reconciler:
         if left > 0:
             return left
         uid = str(document["metadata"]["uid"])
-        await self.cluster.delete(RUNS, key.namespace, key.name, uid)
+        try:
+            await self.cluster.delete(RUNS, key.namespace, key.name, uid)
+        except ApiError as error:
+            if not (error.missing or error.conflict):
+                raise
+            self.runs.drop(document)
+            return 0.0
         return None
 
     def _explained(self, key: Key, sight: Sight) -> Sight:

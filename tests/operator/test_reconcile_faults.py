@@ -66,6 +66,20 @@ def test_a_deletion_that_nobody_told_is_found_by_a_full_list(tmp_path):
         assert stage(run, "sft")["attempt"] == 2
 
 
+def test_an_expired_run_that_is_gone_unseen_is_not_deleted_again_and_again(tmp_path):
+    with world(tmp_path) as w, w.operator():
+        w.apply(**SFT_ONLY, ttlSecondsAfterFinished=2)
+        w.end()
+        w.server.faults.add(
+            hide("reasoningruns", times=None, where=lambda type_, _: type_ == "DELETED")
+        )
+        w.server.delete("reasoningruns", "r")
+        while not (asked := w.server.requests.of("delete", "reasoningruns")):
+            time.sleep(0.1)
+        assert w.quiet(2.0) == []
+        assert [one.status for one in asked] == [404]
+
+
 def test_a_mistake_of_ours_is_told_and_not_a_wedge(tmp_path, monkeypatch):
     right, broken = reconcile.next_step, []
 
