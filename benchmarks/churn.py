@@ -251,19 +251,23 @@ class Users:
     def _patch(self, name: str, spec: Json) -> None:
         self.server.patch("reasoningruns", name, {"spec": spec})
 
-    def _edit(self, name: str) -> None:
+    def edit(self, name: str) -> None:
+        """Change what may be changed of a run that has started."""
         limit = {"retry": {"limit": self.dice.randint(1, 5)}}
         self._patch(name, self.dice.choice((limit, {"ttlSecondsAfterFinished": 20})))
 
-    def _toggle(self, name: str) -> None:
+    def toggle(self, name: str) -> None:
+        """Suspend a run, or resume it."""
         suspended = self.server.get("reasoningruns", name)["spec"].get("suspend")
         self._patch(name, {"suspend": not suspended})
 
-    def _delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:
+        """Delete a run, and with it its jobs."""
         propagation = self.dice.choice(("Background", "Foreground"))
         self.server.delete("reasoningruns", name, propagation=propagation)
 
-    def _recreate(self, name: str) -> None:
+    def recreate(self, name: str) -> None:
+        """Delete a run, and make another of its name at once."""
         self.server.delete("reasoningruns", name)
         self._apply(name)
 
@@ -273,13 +277,16 @@ class Users:
             raise ApiError(404, "NotFound", "it has no job")
         return str(self.dice.choice(found)["metadata"]["name"])
 
-    def _delete_job(self, name: str) -> None:
+    def delete_job(self, name: str) -> None:
+        """Delete a job under a run."""
         self.server.delete("pytorchjobs", self._job(name))
 
-    def _delete_pod(self, name: str) -> None:
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod under a job."""
         self.server.delete("pods", f"{self._job(name)}-master-0", grace=None)
 
-    def _requeue(self, name: str) -> None:
+    def requeue(self, name: str) -> None:
+        """Put a job back into its queue, as Kueue does, and admit it again."""
         job, loop = self._job(name), asyncio.get_running_loop()
         self.controllers.suspend(job)
         loop.call_later(self.dice.uniform(0.1, 5.0), self._admit, job)
@@ -290,12 +297,12 @@ class Users:
 
 
 DEEDS: dict[str, tuple[int, Callable[[Users, str], None]]] = {
-    "edited": (4, Users._edit),
-    "suspended or resumed": (5, Users._toggle),
-    "deleted": (3, Users._delete),
-    "deleted and made again": (2, Users._recreate),
-    "job deleted": (2, Users._delete_job),
-    "pod deleted": (2, Users._delete_pod),
-    "job put back into its queue": (2, Users._requeue),
+    "edited": (4, Users.edit),
+    "suspended or resumed": (5, Users.toggle),
+    "deleted": (3, Users.delete),
+    "deleted and made again": (2, Users.recreate),
+    "job deleted": (2, Users.delete_job),
+    "pod deleted": (2, Users.delete_pod),
+    "job put back into its queue": (2, Users.requeue),
 }
 """What people do to a run, and how often beside the others."""

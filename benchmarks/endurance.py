@@ -179,9 +179,6 @@ async def measured(levers: str, operator: Operator, place: Path, options: Option
     async with aiohttp.ClientSession(timeout=timeout) as session:
         watcher = Watcher(session, levers, operator, place)
         operator.start()
-        while not place.exists():
-            operator.check()
-            await asyncio.sleep(0.1)
         await _serving(watcher)
         console.print(f"{options.runs} runs churn for {options.minutes:g} min, seed {options.seed}")
         await churned(watcher, options, found)

@@ -19,6 +19,9 @@ from coldstart_operator.recorder import MAX_SAID
 FLAT = 1.05
 """What is flat is in the last third no more than this times what it was in the second."""
 
+LONG = 5.0
+"""Minutes from which on what has grown tells of a leak; before, of the beginning."""
+
 FEW = 50
 """Entries, or objects, that come and go with the work."""
 
@@ -121,7 +124,9 @@ class Endured:
         found = [
             f"{name}: {before:.0f}, {after:.0f}"
             for what in ("tables", "classes")
-            for name, before, after in self._counted(lambda one, what=what: (one.counts or {}).get(what))
+            for name, before, after in self._counted(
+                lambda one, what=what: (one.counts or {}).get(what)
+            )
             if after > FLAT * before + FEW and after > BOUNDED.get(name, 0)
         ]
         return found + [
@@ -137,13 +142,17 @@ class Endured:
         names = {name for sample in self.samples for name in value(sample) or ()}
         found = []
         for name in sorted(names):
-            parts = self.thirds(lambda one, name=name: (value(one) or {}).get(name, 0) if value(one) else None)
+            parts = self.thirds(
+                lambda one, name=name: (value(one) or {}).get(name, 0) if value(one) else None
+            )
             found.append((name, median(parts[1] or [0]), median(parts[2] or [0])))
         return found
 
     def complaints(self, options: Options) -> list[str]:
         """Every bound that was broken, in a sentence."""
-        found = [f"{row[0]}: {row[1]}; {row[2]}" for row in rows(self, options) if "MISSED" in row[2]]
+        found = [
+            f"{row[0]}: {row[1]}; {row[2]}" for row in rows(self, options) if "MISSED" in row[2]
+        ]
         found += [f"  {one}" for one in (*self.grown(), *self.red[:5], *self.unrest[:10])]
         found += [f"  {one}" for one in (*self.report["violations"][:10], *self.said[:10])]
         return found if any("MISSED" in one for one in found) else []
@@ -161,10 +170,13 @@ def rows(found: Endured, options: Options) -> Rows:
     def judged(kept: bool, bound: str) -> str:
         return f"{bound}, {'kept' if kept else 'MISSED'}"
 
+    def flat(kept: bool, bound: str) -> str:
+        return judged(kept, bound) if options.minutes >= LONG else "too short to tell"
+
     def most(value: Callable[[Sample], int]) -> tuple[str, str]:
         parts = [max(part, default=0) for part in found.thirds(value)]
         kept = parts[2] <= max(parts[0], parts[1]) + 2
-        return ", ".join(f"{part:.0f}" for part in parts), judged(kept, "no more at the end")
+        return ", ".join(f"{part:.0f}" for part in parts), flat(kept, "no more at the end")
 
     memory, grown, report = found.memory, found.grown(), found.report
     change = memory[2] / memory[1] - 1
@@ -178,7 +190,7 @@ def rows(found: Endured, options: Options) -> Rows:
         (
             "memory, mean of each third",
             ", ".join(f"{part:.1f}" for part in memory) + " MiB",
-            judged(change <= FLAT - 1, f"last within 5 % of second ({100 * change:+.1f} %)"),
+            flat(change <= FLAT - 1, f"last within 5 % of second ({100 * change:+.1f} %)"),
         ),
         ("memory, at most", f"{max(one.memory for one in found.samples):.1f} MiB", ""),
         ("threads, at most in each third", *most(lambda sample: sample.threads)),
@@ -186,12 +198,12 @@ def rows(found: Endured, options: Options) -> Rows:
         (
             "tables, classes of objects, metrics that have grown",
             f"{len(grown)} of {len(tables['tables']) + len(tables['classes'])}, {known} series",
-            judged(not grown, "none"),
+            flat(not grown, "none"),
         ),
         (
             "processor, share of a core in each third",
             ", ".join(f"{share:.0f} %" for share in shares),
-            judged(shares[2] <= 1.2 * shares[1] + 2, "no more at the end"),
+            flat(shares[2] <= 1.2 * shares[1] + 2, "no more at the end"),
         ),
         (
             "longest without any change of a run that waits for nobody",

@@ -114,7 +114,7 @@ class Operator:
         """Its open file descriptors; 0 while it is not there."""
         assert self._process
         with suppress(FileNotFoundError, ProcessLookupError):
-            return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+            return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
         return 0
 
     def _told(self, name: str) -> str:

@@ -118,7 +118,7 @@ class Weather:
 
     def _request(self) -> tuple[str, Made]:
         dice = self.dice
-        times, after = dice.choice((1, 1, 2, 4)), dice.random() < 0.5
+        times, after = dice.choice((1, 1, 2, 4)), dice.choice((True, False))
         writes = dice.random() < 0.7  # noqa: PLR2004
         verb, resource = dice.choice(WRITES if writes else READS)
         match dice.choice(("409", "429", "500", "503", "drop", "late")):
@@ -170,7 +170,7 @@ class Weather:
     async def _restarts(self) -> None:
         while True:
             await asyncio.sleep(self.dice.expovariate(1 / self.climate.restarts))
-            forgets = self.dice.random() < 0.5  # noqa: PLR2004
+            forgets = self.dice.choice((True, False))
             await self.server.restart(self.dice.uniform(0.1, AWAY))
             if forgets:
                 self.server.store.compact()
