@@ -49,6 +49,9 @@ Json = dict[str, Any]
 PRIME_AGAIN = 5.0
 """Seconds between two attempts to read what there is, at the start."""
 
+LIST_AGAIN = 10.0
+"""Seconds until a full LIST that failed is tried again."""
+
 FIRST_LOOKS = 5.0
 """Seconds that the first look at every run has to itself. The watch streams open then; they begin
 with a listing of everything, which takes as long as all these looks."""
@@ -316,12 +319,15 @@ class Controller:
         await self.reconciler.failed(key, error, times)
 
     async def _resync_for_ever(self) -> None:
+        pause = self.settings.resync
         while True:
-            await asyncio.sleep(self.settings.resync)
+            await asyncio.sleep(pause)
+            pause = self.settings.resync
             try:
                 await self.resync()
             except ApiError as error:
                 logger.warning("a full LIST failed: %s", error)
+                pause = min(pause, LIST_AGAIN)
 
     async def _find_absent(self) -> None:
         """Note what kopf, which goes by the list of groups, will not find.
