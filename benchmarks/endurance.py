@@ -37,6 +37,8 @@ a short run all of them are shorter."""
 REST = 900.0
 """Seconds until everything has to be at rest: two full LISTs, and the longest backoff."""
 
+OK = 200
+
 QUIET = 3.0
 """Seconds without any change that are called rest."""
 
@@ -68,9 +70,9 @@ class Watcher:
             raise Failed(f"the world has errors: {found['errors'][:3]}")
         return found
 
-    async def calm(self) -> None:
-        """Have faults and deeds cease."""
-        async with self.session.post(f"{self.levers}/calm") as answer:
+    async def lever(self, name: str) -> None:
+        """Have faults and deeds `begin`, or cease (`calm`)."""
+        async with self.session.post(f"{self.levers}/{name}") as answer:
             await answer.read()
 
     def counts(self) -> Json:
@@ -82,9 +84,9 @@ class Watcher:
         return found
 
     async def page(self, name: str) -> tuple[int, str]:
-        """A page of the operator, `healthz` or `metrics`."""
+        """A page of the operator: `healthz`, `readyz` or `metrics`."""
         health, metrics = self._pages or self._found()
-        place = {"healthz": health, "metrics": metrics}[name]
+        place = metrics if name == "metrics" else health
         try:
             async with self.session.get(f"http://127.0.0.1:{place}/{name}") as answer:
                 return answer.status, await answer.text()
@@ -132,7 +134,7 @@ async def churned(watcher: Watcher, options: Options, found: Endured) -> None:
             sample.series = series((await watcher.page("metrics"))[1])
             status, text = await watcher.page("healthz")
             found.looks += 1
-            if status != 200:  # noqa: PLR2004
+            if status != OK:
                 found.red.append(f"{at:.0f} s: {text.strip()}")
         if count.due():
             sample.counts = await asyncio.to_thread(watcher.counts)
@@ -154,7 +156,7 @@ async def rested(watcher: Watcher, found: Endured) -> None:
     """Wait until everything is at rest, or has had the time for it."""
     console.print("no more faults and deeds: everything to its end")
     begun, tell = time.monotonic(), Clock(TELL / 4)
-    await watcher.calm()
+    await watcher.lever("calm")
     while True:
         found.report = await watcher.report()
         found.rest = time.monotonic() - begun
@@ -179,7 +181,8 @@ async def measured(levers: str, operator: Operator, place: Path, options: Option
     async with aiohttp.ClientSession(timeout=timeout) as session:
         watcher = Watcher(session, levers, operator, place)
         operator.start()
-        await _serving(watcher)
+        await _ready(watcher)
+        await watcher.lever("begin")
         console.print(f"{options.runs} runs churn for {options.minutes:g} min, seed {options.seed}")
         await churned(watcher, options, found)
         await rested(watcher, found)
@@ -188,18 +191,21 @@ async def measured(levers: str, operator: Operator, place: Path, options: Option
     return found
 
 
-async def _serving(watcher: Watcher) -> None:
-    """Wait until the operator serves its pages."""
-    end = time.monotonic() + 60
-    while True:
+async def _ready(watcher: Watcher) -> None:
+    """Wait until the operator works.
+
+    Raises:
+        Failed: it does not.
+    """
+    end, status = time.monotonic() + 60, 0
+    while status != OK:
+        await asyncio.sleep(0.2)
         try:
-            await watcher.page("healthz")
-        except Failed:
-            if time.monotonic() > end:
-                raise
-            await asyncio.sleep(0.2)
-        else:
-            return
+            status, text = await watcher.page("readyz")
+        except Failed as error:
+            text = str(error)
+        if time.monotonic() > end:
+            raise Failed(f"the operator is not ready after 60 s: {text}")
 
 
 def said(log: Path) -> list[str]:

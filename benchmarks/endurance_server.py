@@ -1,6 +1,6 @@
 """The world of `endurance.py` as one process: API server, faults, users and nodes; no operator.
 
-Two addresses are printed: the API server's, and that of the levers (`/report`, `/calm`).
+Two addresses are printed: the API server's, and that of the levers (`/begin`, `/report`, `/calm`).
 The safety oracles follow every change as it is stored, so the history may be short.
 """
 
@@ -65,11 +65,11 @@ class World:
         self._changed = time.monotonic()
         server.store.listeners.append(self._moved)
 
-    def start(self) -> None:
-        """Begin."""
-        self.controllers.start()
+    async def begin(self, _: web.Request) -> web.Response:
+        """Have faults and deeds begin."""
         self.weather.start()
         self.users.start()
+        return web.json_response({})
 
     async def calm(self, _: web.Request) -> web.Response:
         """No more faults and deeds; what runs ends at once, and well."""
@@ -158,12 +158,13 @@ async def main() -> None:
         world = World(server, options)
         pods, levers = web.Application(), web.Application()
         pods.router.add_get("/metrics", world.metrics)
+        levers.router.add_post("/begin", world.begin)
         levers.router.add_get("/report", world.report)
         levers.router.add_post("/calm", world.calm)
         await serve(pods, world.address, METRICS_PORT, stack)
         where = await serve(levers, "127.0.0.1", 0, stack)
         server.kubeconfig(options.kubeconfig)
-        world.start()
+        world.controllers.start()
         stack.callback(world.controllers.stop)
         print(server.url, where, sep="\n", flush=True)
         end = asyncio.Event()

@@ -236,14 +236,15 @@ def _last(found: Endured) -> dict[str, int]:
 PAGE = """\
 # The operator under {runs} runs that churn, for {minutes:g} minutes, under faults
 
-`{command}`: {runs} runs of one to three stages of about {stage:g} s live at any time, against the API
-server of `tests/apiserver` and its stand-in controllers, in a process of its own. Its faults and what
-users, nodes and queues do are drawn at random (seed {seed}); the counts are below. Memory, threads and
-descriptors of the operator are the kernel's. A table is every container that is an attribute of an
-object of the operator, kopf, aiohttp, asyncio or the Prometheus client: the median of its entries in
-the last third is compared with that of the second, as is the number of objects of each class. What the
-cluster holds does not grow, so nothing may. At the end faults and deeds cease, and every run has to
-come to its end. The safety oracles of the tests have followed every change.
+`{command}`: {runs} live runs at any time, of one to three stages of about
+{stage:g} s, against the API server of `tests/apiserver` and its stand-in controllers, in a process
+of its own. Faults, and what users, nodes and queues do, are drawn at random (seed {seed}); their
+numbers are below. Memory, threads and descriptors of the operator are the kernel's. A table is
+every container that is an attribute of an object of the operator, kopf, aiohttp, asyncio or the
+Prometheus client; the median of its entries in the last third is compared with that of the second,
+and so is the number of objects of each class: what the cluster holds does not grow, so nothing may.
+At the end faults and deeds cease, and every run has to come to its end. The tests' safety oracles
+follow every change.
 
 Measured on {day} on {machine} (load average of its last 15 minutes: {load:.1f}), with Python
 {python}, {versions}.
