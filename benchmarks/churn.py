@@ -34,6 +34,9 @@ SPEC: Json = {
     "evaluation": {"benchmarks": [{"name": "b", "dataset": {"name": "t.jsonl"}}]},
 }
 
+SHORTER = ((), ("evaluation",), ("grpo", "evaluation"), ("grpo", "evaluation"))
+"""What runs leave out of it."""
+
 LONGEST_STAGE = 4.0
 """Times the usual length."""
 
@@ -234,7 +237,7 @@ class Users:
 
     def _apply(self, name: str) -> None:
         dice, spec = self.dice, deepcopy(SPEC)
-        for stage in dice.choice(((), ("evaluation",), ("grpo", "evaluation"))):
+        for stage in dice.choice(SHORTER):
             del spec[stage]
         spec["retry"] = {"limit": dice.randint(1, 4), "backoffSeconds": dice.choice((0, 0, 1, 5))}
         if dice.random() < 0.1:  # noqa: PLR2004

@@ -129,15 +129,16 @@ async def churned(watcher: Watcher, options: Options, found: Endured) -> None:
         sample.memory, sample.processor = operator.memory, operator.processor_seconds
         sample.threads, sample.descriptors = operator.threads, operator.descriptors
         found.report = await watcher.report()
+        sample.objects = found.report["objects"]
         found.idle = max(found.idle, (found.report["idle"], found.report["idlest"]))
         if scrape.due():
-            sample.series = series((await watcher.page("metrics"))[1])
+            sample.counts["series"] = series((await watcher.page("metrics"))[1])
             status, text = await watcher.page("healthz")
             found.looks += 1
             if status != OK:
                 found.red.append(f"{at:.0f} s: {text.strip()}")
         if count.due():
-            sample.counts = await asyncio.to_thread(watcher.counts)
+            sample.counts |= await asyncio.to_thread(watcher.counts)
         found.samples.append(sample)
         if tell.due():
             console.print(f"  {at / 60:5.1f} min: {_line(sample, found.report)}")

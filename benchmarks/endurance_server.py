@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from apiserver.control import Counts
 from apiserver.controllers import Controllers
 from apiserver.crds import pytorchjobs
 from apiserver.server import ApiServer
-from churn import WELL, Ledger, Nodes, Users
+from apiserver.store import Entry
+from churn import JOBS, PODS, RUNS, WELL, Ledger, Nodes, Users
 from oracles import Oracle, at_rest
 from weather import Climate, Weather
 
@@ -93,7 +95,7 @@ class World:
                 "deeds": self.users.deeds,
                 "faults": self.weather.hits,
                 "requests": {f"{verb} {what}": n for (verb, what), n in self.counts.tally.items()},
-                "objects": len(list(self.server.store.everything())),
+                "objects": sum(len(self._all(key)) for key in (RUNS, JOBS)),
                 "idle": idle,
                 "idlest": idlest,
                 "unchanged": time.monotonic() - self._changed,
@@ -113,6 +115,9 @@ class World:
         step = int(time.monotonic()) % 1_000
         return web.Response(text=f"{DONE} {step}\n{TOTAL} 1000\n{REWARD} {draw}\n")
 
+    def _all(self, key: tuple[str, str]) -> Mapping[Any, Entry]:
+        return self.server.store.collection(key).entries
+
     def _moved(self, *_: object) -> None:
         self._changed = time.monotonic()
 
@@ -122,7 +127,7 @@ class World:
     def _finish(self) -> None:
         """End the pods that were started to run for long."""
         pods = {uid for running in self.ledger.running.values() for uid in running}
-        for entry in list(self.server.store.collection(("", "pods")).entries.values()):
+        for entry in list(self._all(PODS).values()):
             if entry.object["metadata"]["uid"] in pods:
                 self.controllers.kubelet.finish(entry.object, WELL)
 

@@ -14,7 +14,7 @@ from statistics import mean, median
 from rig import Json
 
 from coldstart_operator.cache import GRAVES
-from coldstart_operator.recorder import MAX_SAID
+from coldstart_operator.recorder import MAX_SAID, MAX_WAITING
 
 FLAT = 1.05
 """What is flat is in the last third no more than this times what it was in the second."""
@@ -28,8 +28,12 @@ FEW = 50
 BOUNDED = {
     "coldstart_operator.cache.Cache._graves": 3 * GRAVES,
     "coldstart_operator.recorder.Recorder._said": MAX_SAID,
+    "coldstart_operator.recorder.Recorder._waiting": MAX_WAITING,
 }
-"""Tables that grow to a bound of their own, longer than a run lasts, and the bound."""
+"""Tables that grow to a bound of their own, and the bound."""
+
+QUEUES = ("coldstart_operator.work.WorkQueue.", "asyncio.queues.Queue.")
+"""Tables that are as long as there is work to do: at most every run twice, and every event."""
 
 Rows = list[tuple[str, str, str]]
 
@@ -50,7 +54,7 @@ class Options:
         share = min(1.0, self.minutes / 10)
         seconds = {
             "stage": self.stage,
-            "pause": max(self.stage, 10.0),
+            "pause": max(2 * self.stage, 10.0),
             "requests": 0.4,
             "streams": 1.0 * share**0.5,
             "silences": 200 * share,
@@ -77,12 +81,12 @@ class Sample:
     at: float
     memory: float = 0.0
     processor: float = 0.0
+    objects: int = 0
+    """Runs and jobs in the cluster."""
     threads: int = 0
     descriptors: int = 0
-    series: dict[str, int] | None = None
-    """Series of each metric."""
-    counts: Json | None = None
-    """Entries of tables, objects of classes."""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Entries of `tables`, objects of `classes`, `series` of metrics, where they were counted."""
 
 
 @dataclass
@@ -119,32 +123,33 @@ class Endured:
         """The mean of each third."""
         return [mean(part) for part in self.thirds(lambda sample: sample.memory)]
 
-    def grown(self) -> list[str]:
-        """Tables, classes of objects and families of series that have grown, and how far."""
-        found = [
-            f"{name}: {before:.0f}, {after:.0f}"
-            for what in ("tables", "classes")
-            for name, before, after in self._counted(
-                lambda one, what=what: (one.counts or {}).get(what)
-            )
-            if after > FLAT * before + FEW and after > BOUNDED.get(name, 0)
-        ]
-        return found + [
-            f"series of {name}: {before:.0f}, {after:.0f}"
-            for name, before, after in self._counted(lambda one: one.series)
-            if after > FLAT * before + FEW
-        ]
+    def grown(self, options: Options) -> list[str]:
+        """Tables, classes of objects and families of series that have grown, and how far.
 
-    def _counted(
-        self, value: Callable[[Sample], dict[str, int] | None]
-    ) -> list[tuple[str, float, float]]:
+        What there is in the cluster may have grown, and the operator's tables with it.
+        """
+        _, before, after = [mean(part) for part in self.thirds(lambda one: one.objects)]
+        more = FLAT * max(1.0, after / before)
+        found = []
+        for what in ("tables", "classes", "series"):
+            for name, second, last in self._counted(what):
+                bound = BOUNDED.get(name, 0)
+                if name.startswith(QUEUES):
+                    bound = 2 * options.runs + MAX_WAITING
+                if last > more * second + FEW and last > bound:
+                    found.append(f"{what}: {name}: {second:.0f}, {last:.0f}")
+        return found
+
+    def _counted(self, what: str) -> list[tuple[str, float, float]]:
         """The medians of the second and the last third, of everything that was ever counted."""
-        names = {name for sample in self.samples for name in value(sample) or ()}
+        names = {name for sample in self.samples for name in sample.counts.get(what, ())}
         found = []
         for name in sorted(names):
-            parts = self.thirds(
-                lambda one, name=name: (value(one) or {}).get(name, 0) if value(one) else None
-            )
+
+            def number(sample: Sample, name: str = name) -> float | None:
+                return sample.counts[what].get(name, 0) if what in sample.counts else None
+
+            parts = self.thirds(number)
             found.append((name, median(parts[1] or [0]), median(parts[2] or [0])))
         return found
 
@@ -153,7 +158,7 @@ class Endured:
         found = [
             f"{row[0]}: {row[1]}; {row[2]}" for row in rows(self, options) if "MISSED" in row[2]
         ]
-        found += [f"  {one}" for one in (*self.grown(), *self.red[:5], *self.unrest[:10])]
+        found += [f"  {one}" for one in (*self.grown(options), *self.red[:5], *self.unrest[:10])]
         found += [f"  {one}" for one in (*self.report["violations"][:10], *self.said[:10])]
         return found if any("MISSED" in one for one in found) else []
 
@@ -178,14 +183,13 @@ def rows(found: Endured, options: Options) -> Rows:
         kept = parts[2] <= max(parts[0], parts[1]) + 2
         return ", ".join(f"{part:.0f}" for part in parts), flat(kept, "no more at the end")
 
-    memory, grown, report = found.memory, found.grown(), found.report
+    memory, grown, report = found.memory, found.grown(options), found.report
     change = memory[2] / memory[1] - 1
     idle, idlest = found.idle
-    tables = [one.counts for one in found.samples if one.counts][-1]
-    assert tables
+    last = {what: number for one in found.samples for what, number in one.counts.items()}
     busy = [part[-1] - part[0] for part in found.thirds(lambda sample: sample.processor)]
     shares = [100 * taken / (20 * options.minutes) for taken in busy]
-    known = sum((found.samples[-1].series or _last(found)).values())
+    known = sum(last["series"].values())
     return [
         (
             "memory, mean of each third",
@@ -197,7 +201,7 @@ def rows(found: Endured, options: Options) -> Rows:
         ("file descriptors, at most in each third", *most(lambda sample: sample.descriptors)),
         (
             "tables, classes of objects, metrics that have grown",
-            f"{len(grown)} of {len(tables['tables']) + len(tables['classes'])}, {known} series",
+            f"{len(grown)} of {len(last['tables']) + len(last['classes'])}, {known} series",
             flat(not grown, "none"),
         ),
         (
@@ -227,10 +231,6 @@ def rows(found: Endured, options: Options) -> Rows:
             judged(not found.red, "never"),
         ),
     ]
-
-
-def _last(found: Endured) -> dict[str, int]:
-    return next((one.series for one in reversed(found.samples) if one.series), {})
 
 
 PAGE = """\

@@ -65,9 +65,12 @@ class Weather:
     hits: Counter[str] = field(default_factory=Counter)
     _made: list[tuple[float, str, Fault | StreamFault]] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the server is there."""
 
     def start(self) -> None:
         """Begin."""
+        self._up.set()
         sorts: tuple[tuple[float, Callable[[], tuple[str, Made]]], ...] = (
             (self.climate.requests, self._request),
             (self.climate.streams, self._stream),
@@ -80,6 +83,7 @@ class Weather:
 
     async def stop(self) -> None:
         """All is well from here on; streams that are silent stay so until they are opened anew."""
+        await self._up.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -171,7 +175,9 @@ class Weather:
         while True:
             await asyncio.sleep(self.dice.expovariate(1 / self.climate.restarts))
             forgets = self.dice.choice((True, False))
+            self._up.clear()
             await self.server.restart(self.dice.uniform(0.1, AWAY))
+            self._up.set()
             if forgets:
                 self.server.store.compact()
             self.hits["API server restarted"] += 1
