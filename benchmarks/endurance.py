@@ -270,7 +270,8 @@ def _endured(folder: Path, options: Options) -> Endured:
     """The processes, and what was found."""
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / "held.socket"
-    place.unlink(missing_ok=True)
+    for old in (place, folder / "operator.log", folder / "server.log"):
+        old.unlink(missing_ok=True)
     with served(folder, str(HERE / "endurance_server.py"), *options.world) as (_, levers):
         program = (str(HERE / "held.py"), str(place))
         operator = Operator(
