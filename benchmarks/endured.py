@@ -171,25 +171,28 @@ def series(text: str) -> dict[str, int]:
 
 def rows(found: Endured, options: Options) -> Rows:
     """The table: what, how much, and the bound with whether it is kept."""
+    return [*_growth(found, options), *_ends(found, options)]
 
-    def judged(kept: bool, bound: str) -> str:
-        return f"{bound}, {'kept' if kept else 'MISSED'}"
+
+def _growth(found: Endured, options: Options) -> Rows:
+    """What might have grown."""
 
     def flat(kept: bool, bound: str) -> str:
-        return judged(kept, bound) if options.minutes >= LONG else "too short to tell"
+        return _judged(kept, bound) if options.minutes >= LONG else "too short to tell"
 
-    def most(value: Callable[[Sample], int]) -> tuple[str, str]:
-        parts = [max(part, default=0) for part in found.thirds(value)]
+    def few(value: Callable[[Sample], int]) -> tuple[str, str]:
+        parts = [median(part) for part in found.thirds(value)]
+        most = max(map(value, found.samples))
         kept = parts[2] <= max(parts[0], parts[1]) + 2
-        return ", ".join(f"{part:.0f}" for part in parts), flat(kept, "no more at the end")
+        told = ", ".join(f"{part:.0f}" for part in parts)
+        return f"{told}; {most} at most", flat(kept, "no more at the end")
 
-    memory, grown, report = found.memory, found.grown(options), found.report
+    memory, grown = found.memory, found.grown(options)
     change = memory[2] / memory[1] - 1
-    idle, idlest = found.idle
     last = {what: number for one in found.samples for what, number in one.counts.items()}
     busy = [part[-1] - part[0] for part in found.thirds(lambda sample: sample.processor)]
     shares = [100 * taken / (20 * options.minutes) for taken in busy]
-    known = sum(last["series"].values())
+    looked, known = len(last["tables"]) + len(last["classes"]), sum(last["series"].values())
     return [
         (
             "memory, mean of each third",
@@ -197,11 +200,11 @@ def rows(found: Endured, options: Options) -> Rows:
             flat(change <= FLAT - 1, f"last within 5 % of second ({100 * change:+.1f} %)"),
         ),
         ("memory, at most", f"{max(one.memory for one in found.samples):.1f} MiB", ""),
-        ("threads, at most in each third", *most(lambda sample: sample.threads)),
-        ("file descriptors, at most in each third", *most(lambda sample: sample.descriptors)),
+        ("threads, median of each third", *few(lambda sample: sample.threads)),
+        ("file descriptors, median of each third", *few(lambda sample: sample.descriptors)),
         (
             "tables, classes of objects, metrics that have grown",
-            f"{len(grown)} of {len(last['tables']) + len(last['classes'])}, {known} series",
+            f"{len(grown)} of {looked}, {known} series",
             flat(not grown, "none"),
         ),
         (
@@ -209,28 +212,40 @@ def rows(found: Endured, options: Options) -> Rows:
             ", ".join(f"{share:.0f} %" for share in shares),
             flat(shares[2] <= 1.2 * shares[1] + 2, "no more at the end"),
         ),
+    ]
+
+
+def _ends(found: Endured, options: Options) -> Rows:
+    """What became of the runs, and what was said."""
+    idle, idlest = found.idle
+    violations = found.report["violations"]
+    return [
         (
             "longest without any change of a run that waits for nobody",
             f"{idle:.0f} s ({idlest})" if idlest else f"{idle:.0f} s",
-            judged(idle <= options.patience, f"at most {options.patience:.0f} s"),
+            _judged(idle <= options.patience, f"at most {options.patience:.0f} s"),
         ),
         (
             "runs at rest after the last fault",
             f"after {found.rest:.0f} s" if not found.unrest else f"{len(found.unrest)} are not",
-            judged(not found.unrest, "all"),
+            _judged(not found.unrest, "all"),
         ),
         (
             "sentences of the safety oracles",
-            str(len(report["violations"])),
-            judged(not report["violations"], "none"),
+            str(len(violations)),
+            _judged(not violations, "none"),
         ),
-        ("mistakes in the operator's log", str(len(found.said)), judged(not found.said, "none")),
+        ("mistakes in the operator's log", str(len(found.said)), _judged(not found.said, "none")),
         (
             "/healthz red",
             f"{len(found.red)} of {found.looks} looks",
-            judged(not found.red, "never"),
+            _judged(not found.red, "never"),
         ),
     ]
+
+
+def _judged(kept: bool, bound: str) -> str:
+    return f"{bound}, {'kept' if kept else 'MISSED'}"
 
 
 PAGE = """\
