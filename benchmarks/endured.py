@@ -126,22 +126,23 @@ class Endured:
     def grown(self, options: Options) -> list[str]:
         """Tables, classes of objects and families of series that have grown, and how far.
 
-        What there is in the cluster may have grown, and the operator's tables with it.
+        What there is in the cluster may have grown, and the operator's tables with it. What was
+        once as large before comes and goes with the work.
         """
-        _, before, after = [mean(part) for part in self.thirds(lambda one: one.objects)]
-        more = FLAT * max(1.0, after / before)
+        *earlier, now = [mean(part) for part in self.thirds(lambda one: one.objects)]
+        more = FLAT * max(1.0, now / max(earlier))
         found = []
         for what in ("tables", "classes", "series"):
-            for name, second, last in self._counted(what):
+            for name, before, last in self._counted(what):
                 bound = BOUNDED.get(name, 0)
                 if name.startswith(QUEUES):
                     bound = 2 * options.runs + MAX_WAITING
-                if last > more * second + FEW and last > bound:
-                    found.append(f"{what}: {name}: {second:.0f}, {last:.0f}")
+                if last > more * max(before) + FEW and last > bound:
+                    found.append(f"{what}: {name}: {max(before):.0f}, then {last:.0f}")
         return found
 
-    def _counted(self, what: str) -> list[tuple[str, float, float]]:
-        """The medians of the second and the last third, of everything that was ever counted."""
+    def _counted(self, what: str) -> list[tuple[str, list[float], float]]:
+        """The medians of the first two thirds, and of the last, of all that was ever counted."""
         names = {name for sample in self.samples for name in sample.counts.get(what, ())}
         found = []
         for name in sorted(names):
@@ -149,8 +150,8 @@ class Endured:
             def number(sample: Sample, name: str = name) -> float | None:
                 return sample.counts[what].get(name, 0) if what in sample.counts else None
 
-            parts = self.thirds(number)
-            found.append((name, median(parts[1] or [0]), median(parts[2] or [0])))
+            *before, last = [median(part or [0]) for part in self.thirds(number)]
+            found.append((name, before, last))
         return found
 
     def complaints(self, options: Options) -> list[str]:
@@ -256,8 +257,9 @@ PAGE = """\
 of its own. Faults, and what users, nodes and queues do, are drawn at random (seed {seed}); their
 numbers are below. Memory, threads and descriptors of the operator are the kernel's. A table is
 every container that is an attribute of an object of the operator, kopf, aiohttp, asyncio or the
-Prometheus client; the median of its entries in the last third is compared with that of the second,
-and so is the number of objects of each class: what the cluster holds does not grow, so nothing may.
+Prometheus client; the median of its entries in the last third is compared with those of the thirds
+before, and so is the number of objects of each class: what the cluster holds does not grow, so
+nothing may.
 At the end faults and deeds cease, and every run has to come to its end. The tests' safety oracles
 follow every change.
 
