@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -42,19 +42,32 @@ class Failed(Exception):
 
 
 class Operator:
-    """The operator's process; it may be killed and started again. Needs the proc(5) of Linux."""
+    """The operator's process; it may be killed and started again. Needs the proc(5) of Linux.
 
-    def __init__(self, kubeconfig: Path, log: Path) -> None:
+    Args:
+        kubeconfig: where the API server is.
+        log: what it says is added to this file.
+        program: what Python is to run, if not the operator alone.
+        options: further options of the operator.
+    """
+
+    def __init__(
+        self,
+        kubeconfig: Path,
+        log: Path,
+        program: Sequence[str] = ("-m", "coldstart_operator"),
+        options: Sequence[str] = (),
+    ) -> None:
         self.log = log
+        self._command = [sys.executable, *program, "--namespace", OURS, "--host", "127.0.0.1"]
+        self._command += ["--health-port", "0", "--metrics-port", "0", *options]
         self._env = environment() | {"KUBECONFIG": str(kubeconfig)}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
         """Start it; when that was."""
-        command = [sys.executable, "-m", "coldstart_operator", "--namespace", OURS]
-        command += ["--host", "127.0.0.1", "--health-port", "0", "--metrics-port", "0"]
         begun = time.monotonic()
-        self._process = spawned(command, self.log, self._env)
+        self._process = spawned(self._command, self.log, self._env)
         return begun
 
     def stop(self) -> None:
@@ -89,6 +102,20 @@ class Operator:
         """The processor time that it has taken since it was started."""
         words = self._told("stat").rpartition(")")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def threads(self) -> int:
+        """Its threads; 0 while it is not there."""
+        found = re.search(r"^Threads:\s+(\d+)", self._told("status"), re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    @property
+    def descriptors(self) -> int:
+        """Its open file descriptors; 0 while it is not there."""
+        assert self._process
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
+        return 0
 
     def _told(self, name: str) -> str:
         """What the kernel tells of it (proc(5)); empty while it is not there."""
@@ -126,11 +153,17 @@ def ended(process: subprocess.Popen[bytes] | None) -> None:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, str]]:
-    """An API server; where it is, and where its ledger and levers are."""
+def served(folder: Path, *program: str) -> Iterator[tuple[str, str]]:
+    """An API server; where it is, and where its ledger and levers are.
+
+    Args:
+        folder: where its kubeconfig and its log are put.
+        program: what Python is to run for it, if not the server alone.
+    """
     log = folder / "server.log"
-    command = [sys.executable, "-m", "apiserver", "--crd", str(ROOT / "manifests" / "crd.yaml")]
-    command += ["--controllers", "--control", "--history", "10000"]
+    crd = ROOT / "manifests" / "crd.yaml"
+    alone = ("-m", "apiserver", "--crd", str(crd), "--controllers", "--control")
+    command = [sys.executable, *(program or (*alone, "--history", "10000"))]
     command += ["--kubeconfig", str(folder / "kubeconfig")]
     process = spawned(command, log, environment())
     try:

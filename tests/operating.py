@@ -232,16 +232,18 @@ class World:
             configuration.connection_pool_maxsize = 20
             return configuration
 
-        async def work():
+        async def work(pause):
+            await asyncio.sleep(pause)
             stop = asyncio.Event()
             handles.append((asyncio.get_running_loop(), stop))
             begun.set()
             return await operate(settings, log_in, stop)
 
         def main():
+            pause = 0.0
             try:
-                while asyncio.run(work()):
-                    pass
+                while pause is not None:
+                    pause = asyncio.run(work(pause))
             except BaseException as error:
                 failures.append(error)
                 raise

@@ -1,8 +1,9 @@
 """The safety rules of the operator, judged from the API server's own record of what happened.
 
 `violations(server)` replays every version of every run, job and pod in the order in which they
-were stored, so it sees what a test that looks now and then does not. `at_rest` judges the end:
-call it when everything has settled. Both give sentences; a test asserts that there are none.
+were stored, so it sees what a test that looks now and then does not. An `Oracle` that is told of
+every change as it is stored needs no history. `at_rest` judges the end: call it when everything
+has settled. All give sentences; a test asserts that there are none.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ def violations(server: ApiServer, *, allowed: Collection[str] = ()) -> list[str]
             them may live at once.
     """
     changes = server.call(lambda: _history(server))
-    replay = _Replay(allowed=frozenset(allowed))
+    oracle = Oracle(allowed=frozenset(allowed))
     for key, change in changes:
-        replay.take(key, change)
-    return [*replay.found, *_creations(server, replay)]
+        oracle.take(key, change)
+    return [*oracle.sentences(), *_creations(server)]
 
 
 def at_rest(server: ApiServer, *, orphaned: Collection[str] = ()) -> list[str]:
@@ -113,10 +114,13 @@ def _history(server: ApiServer) -> list[tuple[tuple[str, str], Change]]:
 
 
 @dataclass
-class _Replay:
-    """The objects as they were at one moment, and what was wrong until then."""
+class Oracle:
+    """The objects as they were at one moment, and what was wrong until then.
 
-    allowed: frozenset[str]
+    `server.store.listeners.append(oracle.take)` has it see what a bounded history forgets.
+    """
+
+    allowed: frozenset[str] = frozenset()
     found: list[str] = field(default_factory=list)
     pods: dict[str, tuple[str, Attempt]] = field(default_factory=dict)
     """The pods that live: namespace and run's name, attempt."""
@@ -128,6 +132,8 @@ class _Replay:
     limits: dict[str, int] = field(default_factory=dict)
     created: dict[Attempt, list[str]] = field(default_factory=lambda: defaultdict(list))
     """The UIDs of the jobs that an attempt has had."""
+    removed: set[str] = field(default_factory=set)
+    """The UIDs of the jobs that are gone."""
 
     def take(self, key: tuple[str, str], change: Change) -> None:
         """Take in one step of history."""
@@ -135,8 +141,17 @@ class _Replay:
             self._run(change)
         elif key == PODS:
             self._hold(self.pods, change, _lives(change.entry.object), "pods")
-        else:
+        elif key in JOBS:
             self._job(change)
+
+    def sentences(self) -> list[str]:
+        """What was ever wrong, and the attempts that were made twice while the first was there."""
+        twice = [
+            f"{attempt} was made {len(uids)} times"
+            for attempt, uids in self.created.items()
+            if not self.removed.issuperset(uids[:-1])
+        ]
+        return [*self.found, *twice]
 
     def _run(self, change: Change) -> None:
         run = change.entry.object
@@ -183,6 +198,8 @@ class _Replay:
             for item in _items((job.get("status") or {}).get("conditions"))
         )
         alive = not ended and not job["metadata"].get("deletionTimestamp")
+        if change.type == "DELETED":
+            self.removed.add(job["metadata"]["uid"])
         self._hold(self.jobs, change, alive, "jobs")
 
     def _hold(
@@ -202,31 +219,18 @@ class _Replay:
         run = f"{thing['metadata']['namespace']}/{name}"
         new = uid not in living
         living[uid] = (run, attempt)
+        if not new or name in self.allowed:
+            return
         at_once = {attempt for other, attempt in living.values() if other == run}
-        if new and len(at_once) > 1 and name not in self.allowed:
+        if len(at_once) > 1:
             self.found.append(f"run {run}: {what} of {sorted(at_once)} live at once")
 
 
-def _creations(server: ApiServer, replay: _Replay) -> Iterator[str]:
-    """Attempts that were made twice while the first was there, and bodies without an owner."""
-    for attempt, uids in replay.created.items():
-        gone = _deleted(server, uids[:-1])
-        if len(uids) > 1 and not gone:
-            yield f"{attempt} was made {len(uids)} times"
+def _creations(server: ApiServer) -> Iterator[str]:
+    """Bodies without an owner."""
     for request in server.requests.of("create"):
         if request.target in JOBS.values() and request.status == 201 and not _owner(request.body):
             yield f"job {request.body['metadata']['name']} was asked for without an owner"
-
-
-def _deleted(server: ApiServer, uids: list[str]) -> bool:
-    """Whether all of these jobs have been deleted."""
-    removed = {
-        change.entry.object["metadata"]["uid"]
-        for key in JOBS
-        for change in list(server.store.collection(key).history)
-        if change.type == "DELETED"
-    }
-    return set(uids) <= removed
 
 
 def requests_per_run(server: ApiServer) -> Counter[str]:

@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -20,6 +21,9 @@ from coldstart_operator.webhook import Webhook
 
 MISTAKE = 2
 """The exit code of what its user has to mend."""
+
+LOST_AGAIN = 5.0
+"""Seconds from the loss of the watch streams until all begins anew."""
 
 DEPTH = 12_000
 """Python's limit of recursion. The API server takes objects that are nested 10,000 deep, and one
@@ -124,9 +128,10 @@ def main(
         webhook_cert=webhook_cert,
         **options,  # type: ignore[arg-type]
     )
+    pause: float | None = 0.0
     try:
-        while asyncio.run(_process(settings)):
-            logger.info("begins anew: the cluster serves more kinds of objects than before")
+        while pause is not None:
+            pause = asyncio.run(_process(settings, pause))
     except NoCluster as error:
         sys.exit(f"no cluster: {error}")
     except CannotListen as error:
@@ -137,7 +142,7 @@ def main(
         sys.exit(1)
 
 
-async def _process(settings: Settings) -> bool:
+async def _process(settings: Settings, pause: float) -> float | None:
     """`operate`, told to stop by SIGTERM and SIGINT from the beginning; kopf listens later.
 
     The first process of a container has no default for them: it would not end before SIGKILL.
@@ -145,12 +150,15 @@ async def _process(settings: Settings) -> bool:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), pause)
+        return None
     return await operate(settings, stop=stop)
 
 
 async def operate(
     settings: Settings, log_in: LogIn = credentials, stop: asyncio.Event | None = None
-) -> bool:
+) -> float | None:
     """Work until SIGTERM or SIGINT, or until `stop` is set.
 
     Args:
@@ -159,7 +167,8 @@ async def operate(
         stop: another way to end, for those who do not run it in the main thread.
 
     Returns:
-        Whether to begin anew, because there is more to watch than at the start.
+        After how many seconds to begin anew, because there is more to watch than at the start, or
+        the watch streams were lost; None where it was told to stop.
 
     Raises:
         NoCluster: there are no credentials.
@@ -171,6 +180,7 @@ async def operate(
     controller = Controller(cluster, session, settings, more=stop.set)
     pages = Pages(controller.health.problems, begun.is_set)
     webhook = Webhook(settings.webhook_cert) if settings.webhook_cert else None
+    again: float | None = None
 
     async def end() -> None:
         await controller.stop()
@@ -189,11 +199,17 @@ async def operate(
         if await _started(controller, stop):
             begun.set()
             await handlers.watch(controller, settings, log_in, end, stop)
+    except handlers.WatchLost as error:
+        again = LOST_AGAIN
+        logger.warning("begins anew in %.0f s: %s", again, error)
     finally:
         await end()
         await session.close()
         await cluster.close()
-    return controller.outgrown
+    if controller.outgrown:
+        again = 0.0
+        logger.info("begins anew: the cluster serves more kinds of objects than before")
+    return again
 
 
 async def _started(controller: Controller, stop: asyncio.Event) -> bool:

@@ -49,6 +49,9 @@ Json = dict[str, Any]
 PRIME_AGAIN = 5.0
 """Seconds between two attempts to read what there is, at the start."""
 
+LIST_AGAIN = 10.0
+"""Seconds until a full LIST that failed is tried again."""
+
 FIRST_LOOKS = 5.0
 """Seconds that the first look at every run has to itself. The watch streams open then; they begin
 with a listing of everything, which takes as long as all these looks."""
@@ -288,16 +291,16 @@ class Controller:
         for namespace in self.settings.namespaces or (None,):
             pages = self.cluster.pages(kind.resource, namespace, **kind.selector)
             async for items, version in pages:
+                known = len(listing.stale)
                 listing.add({**kind.identity, **item} for item in items)
                 versions.append(version)
+                if self._primed:
+                    self._found_stale(plural, listing.stale[known:])
                 # Else this page is held while the next one comes.
                 items.clear()
         gone = listing.finish(min(versions, key=number))
         if not self._primed:
             return
-        for run, key, seen in listing.stale:
-            self.health.expect(plural, key, seen)
-            self.queue.add(run)
         for run, key in gone:
             self.health.gone(plural, key)
             self.queue.add(run)
@@ -305,6 +308,12 @@ class Controller:
         if changes:
             logger.info("a full LIST of %s found %d changes", plural, changes)
             MISSED.inc(changes)
+
+    def _found_stale(self, plural: str, stale: list[tuple[Key, Key, int]]) -> None:
+        """Take in what a page knew better, before the streams can tell of it, or of its end."""
+        for run, key, seen in stale:
+            self.health.expect(plural, key, seen)
+            self.queue.add(run)
 
     async def _handle(self, key: Key) -> float | None:
         with RECONCILE_SECONDS.time():
@@ -314,14 +323,15 @@ class Controller:
         await self.reconciler.failed(key, error, times)
 
     async def _resync_for_ever(self) -> None:
-        seconds = min(SECOND_LIST, self.settings.resync)
+        pause = min(SECOND_LIST, self.settings.resync)
         while True:
-            await asyncio.sleep(seconds)
-            seconds = self.settings.resync
+            await asyncio.sleep(pause)
+            pause = self.settings.resync
             try:
                 await self.resync()
             except ApiError as error:
                 logger.warning("a full LIST failed: %s", error)
+                pause = min(pause, LIST_AGAIN)
 
     async def _find_absent(self) -> None:
         """Note what kopf, which goes by the list of groups, will not find.

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories  # an argument of kopf.operator
 
 from coldstart.children.backend import BACKENDS
 from coldstart_operator.cluster import PAGE, RUNS, Credentials, LogIn
@@ -18,6 +19,14 @@ from coldstart_operator.controller import Controller
 from coldstart_operator.metrics import WATCH_EVENTS
 from coldstart_operator.settings import Settings
 from coldstart_operator.sight import LABEL
+
+
+class WatchLost(Exception):
+    """The watch streams have ended by what kopf does not try again: all has to begin anew.
+
+    Such are an error in a stream other than 410, a minute of 503, and a list that expires between
+    two of its pages.
+    """
 
 
 async def watch(
@@ -35,18 +44,25 @@ async def watch(
         log_in: gives the credentials that our own requests have.
         end: called before kopf waits for every task that was born since it began.
         stop: ends it.
+
+    Raises:
+        WatchLost: kopf has given up a watch stream, and with it everything.
     """
-    await kopf.operator(
-        registry=_registry(controller, log_in, end),
-        settings=_settings(settings),
-        standalone=True,
-        # Nobody reads it; but where none is given kopf 1.45 asks for the name of the user, and ends
-        # where the user is a bare number.
-        identity="coldstart-operator",  # type: ignore[arg-type]
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-        stop_flag=stop,
-    )
+    try:
+        await kopf.operator(
+            registry=_registry(controller, log_in, end),
+            settings=_settings(settings),
+            memories=_NoMemories(),
+            standalone=True,
+            # Nobody reads it; but where none is given kopf 1.45 asks for the name of the user, and
+            # ends where the user is a bare number.
+            identity="coldstart-operator",  # type: ignore[arg-type]
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            stop_flag=stop,
+        )
+    except Exception as error:  # kopf has no public names for what the API server may answer
+        raise WatchLost(f"a watch stream was given up: {error!r}") from error
 
 
 def _registry(
@@ -93,6 +109,17 @@ def _settings(ours: Settings) -> kopf.OperatorSettings:
     found.persistence.diffbase_storage = _NoDiffs()
     found.persistence.progress_storage = _NoProgress()
     return found
+
+
+class _NoMemories(ResourceMemories):
+    """What kopf knows of an object from one event to the next: nothing, and nothing is kept.
+
+    kopf forgets an object when a stream tells of its deletion; what is deleted while a stream is
+    away, it would keep for ever.
+    """
+
+    async def recall(self, raw_body: Any, **more: Any) -> Any:
+        return await super().recall(raw_body, **{**more, "ephemeral": True})
 
 
 class _NoDiffs(kopf.DiffBaseStorage):

@@ -1,7 +1,8 @@
 """Whether the operator still hears and sees: the API server answers, the watch streams tell.
 
 A watch stream that has died silently looks like a quiet cluster. So whatever is known to have
-changed, because we changed it or because a full LIST shows it, must come back through its stream.
+changed, because we changed it or because a full LIST shows it, must come back through its stream,
+or something later must: a stream tells in order. One event that is lost is left to the LISTs.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ class Health:
         self._expected.setdefault((kind, key), (version, monotonic()))
 
     def seen(self, kind: str, key: Key, version: int) -> None:
-        """A watch stream has told of a version of an object."""
-        expected = self._expected.get((kind, key))
-        if expected and version >= expected[0]:
-            del self._expected[kind, key]
+        """A watch stream has told of a version of an object; every namespace may have its own."""
+        told = [
+            thing
+            for thing, (expected, _) in self._expected.items()
+            if version >= expected and thing[0] == kind and thing[1].namespace == key.namespace
+        ]
+        for thing in told:
+            del self._expected[thing]
 
     def gone(self, kind: str, key: Key) -> None:
         """An object is no longer there: nothing has to be told of it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from coldstart.children.backend import BACKENDS, Backend, Resource, backend
 from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE
+from coldstart.plan import ChildState
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
 from coldstart_operator.cache import Cache
@@ -119,6 +120,8 @@ class Jobs:
     async def check_gone(self, run: ReasoningRun, kind: Backend, name: str) -> None:
         """See to it that an attempt that is out of sight does not live on under its name.
 
+        One that is being deleted makes no pods any more, and those that live are seen themselves.
+
         Raises:
             Held: it does; its labels were changed, so that nobody told of it.
             ApiError: no answer.
@@ -132,7 +135,8 @@ class Jobs:
             raise
         labelled = {**there, "metadata": {**there["metadata"], "labels": ANY_ATTEMPT}}
         child = kind.observe(labelled, (), datetime.now(UTC))
-        if owner_uid(there) == run.metadata.uid and child and child.state.live:
+        lives = child and child.state.live and child.state is not ChildState.STOPPING
+        if owner_uid(there) == run.metadata.uid and lives:
             raise _changed(f"{kind.resource.kind} {namespace}/{name}")
 
     async def _refused(self, resource: Resource, error: ApiError) -> None:

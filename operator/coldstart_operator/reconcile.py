@@ -318,7 +318,13 @@ class Reconciler:
         if left > 0:
             return left
         uid = str(document["metadata"]["uid"])
-        await self.cluster.delete(RUNS, key.namespace, key.name, uid)
+        try:
+            await self.cluster.delete(RUNS, key.namespace, key.name, uid)
+        except ApiError as error:
+            if not (error.missing or error.conflict):
+                raise
+            self.runs.drop(document)
+            return 0.0
         return None
 
     def _explained(self, key: Key, sight: Sight) -> Sight:
@@ -398,8 +404,9 @@ class Reconciler:
             if error.conflict:
                 self.runs.put(await self.cluster.get(RUNS, key.namespace, key.name))
             raise
-        self.health.expect(RUNS.plural, key, version_of(result))
-        self.runs.put(result)
+        # The stream may have told of it before the answer came, or of the run's deletion since.
+        if self.runs.put(result):
+            self.health.expect(RUNS.plural, key, version_of(result))
         if key in self._memories:
             self._memories[key].written = monotonic()
         return result
@@ -407,6 +414,10 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
         self.inspector.forget(key)
+        for other, waiting in list(self._dependents.items()):
+            waiting.discard(key)
+            if not waiting:
+                del self._dependents[other]
 
 
 def _recorded(run: ReasoningRun, action: Start) -> bool:

@@ -68,7 +68,13 @@ class Collector:
         """Collect no more."""
         if self._timer:
             self._timer.cancel()
+            self._timer = None
         self.enabled = False
+
+    def resume(self) -> None:
+        """Collect again, also what was due meanwhile."""
+        self.enabled = True
+        self.sweep()
 
     def sweep(self) -> None:
         """Do what is due, and what that makes due later."""

@@ -130,8 +130,8 @@ class ApiServer(Access):
         """Be away for a while: connections are cut, objects stay."""
         await self.__aexit__()
         await asyncio.sleep(seconds)
-        self.collector.enabled = True
         await self.__aenter__()
+        self.collector.resume()
 
     def kubeconfig(self, path: Path, namespace: str = "default") -> Path:
         """Write a kubeconfig that leads here."""

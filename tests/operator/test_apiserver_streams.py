@@ -317,11 +317,14 @@ def test_rules_refuse_what_they_do_not_name(server, call):
     assert call("PATCH", RUNS + "/a/status", {}, patch="merge")[0] == 403
 
 
-def test_a_restart_cuts_connections_and_keeps_objects():
+def test_a_restart_cuts_connections_keeps_objects_and_goes_on_collecting():
     async def main():
-        async with ApiServer() as server:
+        async with ApiServer(collect_seconds=0.05) as server:
             server.create("customresourcedefinitions", crds.reasoningruns())
             make(server, "a")
+            owner = {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "never was"}
+            orphan = {"name": "orphan", "ownerReferences": [owner]}
+            server.create("services", {"metadata": orphan, "spec": {"ports": [{"port": 1}]}})
             port = server.port
             call = Client(port)
             events = await asyncio.to_thread(lambda: next(call.watch(RUNS)))
@@ -329,6 +332,7 @@ def test_a_restart_cuts_connections_and_keeps_objects():
             assert server.port == port
             _, found = await asyncio.to_thread(call, "GET", RUNS + "/a")
             assert events["object"]["metadata"]["uid"] == found["metadata"]["uid"]
+            await server.until("services", "orphan", lambda found: found is None)
 
     asyncio.run(main())
 

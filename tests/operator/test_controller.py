@@ -5,6 +5,7 @@ from copy import deepcopy
 
 from operating import spec
 
+from coldstart_operator.cache import Key
 from coldstart_operator.cluster import Cluster
 from coldstart_operator.controller import Controller, RunMark
 from coldstart_operator.settings import Settings
@@ -64,6 +65,18 @@ def test_a_deletion_and_a_namesake_wake():
     assert woken(("ADDED", document(1)), ("MODIFIED", gone)) == 2
     assert woken(("ADDED", document(1)), ("DELETED", document(2))) == 2
     assert woken(("ADDED", document(1)), ("MODIFIED", document(9, uid="v"))) == 2
+
+
+def test_a_run_that_is_gone_waits_for_nobody():
+    async def main():
+        controller = make_controller()
+        waits, another = Key("ns", "r"), Key("ns", "s")
+        dependents = controller.reconciler._dependents
+        dependents |= {Key("ns", "a"): {waits}, Key("ns", "b"): {waits, another}}
+        await controller.reconciler.reconcile(waits)
+        return dependents
+
+    assert asyncio.run(main()) == {Key("ns", "b"): {Key("ns", "s")}}
 
 
 def job(version, *conditions, run="r", uid="u", owner="o", **status):

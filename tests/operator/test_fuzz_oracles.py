@@ -3,7 +3,7 @@
 import pytest
 from apiserver.crds import pytorchjobs, reasoningruns
 from apiserver.threaded import running_server
-from oracles import TYPES, at_rest, requests_per_run, violations
+from oracles import TYPES, Oracle, at_rest, requests_per_run, violations
 
 TIME = "2026-01-01T00:00:00Z"
 
@@ -149,6 +149,15 @@ EVER = {
 def test_a_rule_that_was_ever_broken_is_seen(server, broken):
     broken(server)
     assert any(EVER[broken] in sentence for sentence in violations(server)), violations(server)
+
+
+@pytest.mark.parametrize("broken", EVER, ids=lambda function: function.__name__)
+def test_an_oracle_that_follows_sees_the_same_without_history(server, broken, monkeypatch):
+    oracle = Oracle()
+    monkeypatch.setattr(server.store, "listeners", [*server.store.listeners, oracle.take])
+    monkeypatch.setattr(server.store, "history", 0)
+    broken(server)
+    assert any(EVER[broken] in sentence for sentence in oracle.sentences()), oracle.sentences()
 
 
 def an_old_generation(server):

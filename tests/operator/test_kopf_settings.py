@@ -1,5 +1,6 @@
 """What kopf is told: to look for no changes, to keep nothing, to write nothing."""
 
+import asyncio
 import getpass
 import pwd
 
@@ -7,7 +8,7 @@ import kopf
 import pytest
 from operating import SFT_ONLY, holds, world
 
-from coldstart_operator.handlers import _settings
+from coldstart_operator.handlers import _NoMemories, _settings
 from coldstart_operator.settings import Settings
 
 
@@ -27,6 +28,9 @@ def test_kopf_neither_copies_nor_keeps_what_it_sees():
     assert diffs.fetch(body=body) is None
     assert progress.fetch(key="k", body=body) is None
     assert not patch
+    memories = _NoMemories()
+    assert asyncio.run(memories.recall({"metadata": {"uid": "u"}}, noticed_by_listing=True))
+    assert not list(memories.iter_all_memories())
 
 
 def test_nothing_is_posted_and_a_namespaced_operator_scans_nothing():

@@ -11,7 +11,8 @@ import time
 import urllib.error
 import urllib.request
 
-from apiserver.faults import Fault, error, silence
+import pytest
+from apiserver.faults import Fault, answer, delay, error, silence
 from apiserver.scripts import FOREVER, KILLED, Behaviour, scripted
 from operating import SFT_ONLY, holds, stage, world
 
@@ -210,14 +211,35 @@ def test_health_is_red_when_the_api_server_is_gone_and_green_when_it_is_back(tmp
             time.sleep(0.1)
 
 
-def test_a_watch_that_fails_ends_the_process_so_that_it_is_started_again(tmp_path):
-    with world(tmp_path, scripted({}, Behaviour(running=0.3))) as w:
-        with w.process() as operator:
-            operator.ports()
-            time.sleep(0.5)
-            w.server.faults.add(error("reasoningruns", 500))
-            w.apply()
-            code = operator.process.wait(30)
-            assert code not in (None, 0)
-        with w.process():
-            assert holds(w.end(seconds=20), "Succeeded")
+LOST = {
+    "an error in a stream": [error("reasoningruns", 500)],
+    "a list that has expired": [
+        answer("list", "reasoningruns", 410, reason="Expired"),
+        error("reasoningruns", 410),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_a_process_whose_watch_fails_begins_anew(tmp_path, case):
+    with world(tmp_path) as w, w.process() as operator:
+        operator.ports()
+        while not w.server.requests.of("watch", "reasoningruns"):
+            time.sleep(0.05)
+        for fault in LOST[case]:
+            w.server.faults.add(fault)
+        w.apply(**SFT_ONLY)
+        assert holds(w.end(seconds=60), "Succeeded")
+        assert operator.process.poll() is None
+        assert any("begins anew" in line["message"] for line in operator.lines())
+
+
+def test_health_stays_green_where_the_streams_tell_before_the_api_server_answers(tmp_path):
+    options = ("--unhealthy-after", "2", "--resync", "1")
+    with world(tmp_path) as w, w.process(*options) as operator:
+        health, _ = operator.ports()
+        w.server.faults.add(delay("patch", "reasoningruns/status", 0.3, after=True))
+        w.apply(**SFT_ONLY)
+        assert holds(w.end(seconds=30), "Succeeded")
+        time.sleep(3)
+        assert page(health, "/healthz") == (200, "ok\n")

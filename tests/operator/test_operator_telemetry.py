@@ -77,8 +77,20 @@ SEEN = {
     "it is gone": ([("expect", *RUN, 5), ("gone", *RUN)], []),
     "it was not told": ([("expect", *RUN, 5)], ["watch streams"]),
     "an older version was told": ([("expect", *RUN, 5), ("seen", *RUN, 4)], ["watch streams"]),
-    "another was told": (
+    "something later was told": (
         [("expect", *RUN, 5), ("seen", "reasoningruns", Key("ml", "s"), 7)],
+        [],
+    ),
+    "something earlier was told": (
+        [("expect", *RUN, 5), ("seen", "reasoningruns", Key("ml", "s"), 4)],
+        ["watch streams"],
+    ),
+    "another stream told": (
+        [("expect", *RUN, 5), ("seen", "pytorchjobs", Key("ml", "s"), 7)],
+        ["watch streams"],
+    ),
+    "another namespace's stream told": (
+        [("expect", *RUN, 5), ("seen", "reasoningruns", Key("web", "s"), 7)],
         ["watch streams"],
     ),
     "the first of several is not forgotten": (

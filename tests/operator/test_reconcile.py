@@ -23,6 +23,8 @@ from operating import (
     world,
 )
 
+from coldstart_operator import reconcile
+
 
 def no_more_than_one_live(w):
     """The safety rule: of all pods of a run, those of one attempt live at most."""
@@ -401,6 +403,21 @@ def test_an_ended_run_with_a_lifetime_is_remembered_by_the_next_operator(tmp_pat
             w.end()
         with w.operator():
             w.server.wait("reasoningruns", "r", lambda run: run is None)
+
+
+def test_a_pod_on_a_lost_node_holds_up_no_further_attempt(tmp_path, monkeypatch):
+    monkeypatch.setattr(reconcile, "STOPPING_AGAIN", 0.5)
+    lost = Behaviour(running=None, lost=True)
+    with world(tmp_path, scripted({("sft", 1): lost})) as w, w.operator(lost_pod=1.0):
+        w.apply(**SFT_ONLY)
+        w.until(run_starts)
+        w.server.patch("reasoningruns", "r", {"spec": {"suspend": True}})
+        w.until(lambda run: stage(run, "sft")["state"] == "Stopping")
+        w.server.delete("pods", "r-sft-1-master-0", grace=1)  # nobody waits for two minutes here
+        w.server.patch("reasoningruns", "r", {"spec": {"suspend": False}})
+        assert holds(w.end(seconds=30), "Succeeded")
+        assert w.jobs() == ["r-sft-1", "r-sft-2"]
+        assert w.server.get("pods", "r-sft-1-master-0")["status"]["phase"] == "Running"
 
 
 def test_a_job_that_lives_after_the_end_of_its_run_is_deleted(tmp_path):

@@ -11,7 +11,7 @@ from apiserver.scripts import (
 )
 from operating import SFT_ONLY, condition, ended, holds, install, run_starts, stage, world
 
-from coldstart_operator import reconcile
+from coldstart_operator import controller, reconcile
 
 FAULTS = {
     "409 on every status": answer("patch", "reasoningruns/status", 409, times=3),
@@ -64,6 +64,35 @@ def test_a_deletion_that_nobody_told_is_found_by_a_full_list(tmp_path):
         run = w.end()
         assert holds(run, "Succeeded")
         assert stage(run, "sft")["attempt"] == 2
+
+
+def test_a_full_list_that_failed_is_made_again_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr(controller, "LIST_AGAIN", 0.2)
+    with world(tmp_path) as w, w.operator(resync=8.0):
+        w.apply(**SFT_ONLY)
+        w.end()
+        failing = w.server.faults.add(answer("list", "reasoningruns", 500))
+        while not (
+            failing.hits and w.server.requests.of("list", "reasoningruns")[-1].status == 200
+        ):
+            time.sleep(0.1)
+        failed, again = w.server.requests.of("list", "reasoningruns")[-2:]
+        assert failed.status == 500
+        assert again.at - failed.at < 6
+
+
+def test_an_expired_run_that_is_gone_unseen_is_not_deleted_again_and_again(tmp_path):
+    with world(tmp_path) as w, w.operator():
+        w.apply(**SFT_ONLY, ttlSecondsAfterFinished=2)
+        w.end()
+        w.server.faults.add(
+            hide("reasoningruns", times=None, where=lambda type_, _: type_ == "DELETED")
+        )
+        w.server.delete("reasoningruns", "r")
+        while not (asked := w.server.requests.of("delete", "reasoningruns")):
+            time.sleep(0.1)
+        assert w.quiet(2.0) == []
+        assert [one.status for one in asked] == [404]
 
 
 def test_a_mistake_of_ours_is_told_and_not_a_wedge(tmp_path, monkeypatch):
