@@ -27,7 +27,7 @@ def test_an_operator_that_was_under_faults_for_a_while_comes_to_rest(seed):
 
 
 def entries(how, minute):
-    """How long a table is: one that leaks, one that is as long as there is work, one of the runs."""
+    """How long a table is that leaks, that is as long as there is work, or that holds the runs."""
     return {"leaks": 1000 + 20 * minute, "works": 1000 * (minute % 3), "holds": 1000}[how]
 
 

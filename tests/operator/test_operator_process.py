@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 from apiserver.faults import Fault, answer, delay, error, silence
-from apiserver.scripts import FOREVER, KILLED, Behaviour, scripted
+from apiserver.scripts import FOREVER, KILLED, scripted
 from operating import SFT_ONLY, holds, stage, world
 
 
