@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
+from coldstart.foreign import parsed
 from coldstart.schema import Contract, problems
 
 Document = TypeVar("Document", bound=Contract)
@@ -22,7 +22,7 @@ def read_document(path: Path, model: type[Document]) -> Document | None:
         OSError: it cannot be read.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parsed(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from coldstart.foreign import parsed
+
 _CHUNK = 1 << 20
 
 
@@ -58,14 +60,17 @@ def digest_of(document: Any) -> str:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; a torn last line, as a kill leaves it, is passed over."""
+    """The objects of a JSON-lines file; a torn last line, as a kill leaves it, is passed over.
+
+    So is a line that no writer of ours leaves: `coldstart.foreign` says what that is.
+    """
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             try:
-                item = json.loads(line)
-            except json.JSONDecodeError:
+                item = parsed(line)
+            except ValueError:
                 continue
             if isinstance(item, dict):
                 yield item

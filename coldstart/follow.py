@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +22,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
+from coldstart.foreign import parsed
 from coldstart.local import LocalRun
 from coldstart.metrics import Progress
 from coldstart.status import RunStatus, StageState, StageStatus
@@ -162,7 +162,7 @@ class _Tail:
 
 def _progress(raw: bytes) -> Progress | None:
     try:
-        line = Progress.parse(json.loads(raw))
+        line = Progress.parse(parsed(raw))
     except (ValueError, ValidationError):
         return None
     assert isinstance(line, Progress)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from coldstart.documents import read_document
 from coldstart.files import write_atomic
+from coldstart.foreign import parsed
 from coldstart.layout import StageLayout
 from coldstart.plan import Child, ChildState
 from coldstart.spec import Stage
@@ -207,9 +208,9 @@ def _groups(directory: Path) -> Iterator[int]:
     """The process groups that have signed an attempt on this machine and still work on it."""
     for path in directory.glob("process-*.json"):
         try:
-            document = json.loads(path.read_bytes())
+            document = parsed(path.read_bytes())
             group, host = int(document["group"]), document["host"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue
         if host == socket.gethostname() and _works_on(group, directory):
             yield group

@@ -125,12 +125,14 @@ class StageResult(Contract):
 
 
 def _compact(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+    # A message may hold half a character, which a name of a file is read with.
+    return text.encode(errors="replace")
 
 
 def _head(text: str, size: int) -> str:
     """The first `size` bytes of a text, whole characters only."""
-    return text.encode()[:size].decode(errors="ignore")
+    return text.encode(errors="replace")[:size].decode(errors="ignore")
 
 
 class FileEntry(Contract):

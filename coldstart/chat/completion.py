@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -10,11 +9,19 @@ from typing import Final
 
 import aiohttp
 
+from coldstart import foreign
+
 MAX_BYTES: Final = 16 << 20
 """The longest answer that is read."""
 
+MAX_TOKENS: Final = 1 << 32
+"""No answer costs more."""
+
 LONGEST_PAUSE: Final = 600.0
 """The longest `Retry-After` that is heeded."""
+
+
+_LONGEST_FINISH: Final = 40
 
 
 @dataclass(frozen=True)
@@ -63,30 +70,29 @@ def parsed(data: bytes, *, silent: bool) -> Answer:
         CallFailed: it is none, or empty.
     """
     try:
-        document = json.loads(data)
+        document = foreign.parsed(data)
         choice, usage = document["choices"][0], document.get("usage") or {}
         text, finish = choice["message"].get("content"), choice.get("finish_reason") or "stop"
         prompt, completion = (int(usage.get(f"{n}_tokens") or 0) for n in ("prompt", "completion"))
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         message = f"what came is no chat completion: {said(data)}"
         raise CallFailed("unreadable", message, passing=True) from error
-    if min(prompt, completion) < 0:
-        message = f"what came is no chat completion: it cost {min(prompt, completion)} tokens"
-        raise CallFailed("unreadable", message, passing=True)
+    for count in (prompt, completion):
+        if not 0 <= count <= MAX_TOKENS:
+            message = f"what came is no chat completion: it cost {count} tokens"
+            raise CallFailed("unreadable", message, passing=True)
     if not isinstance(text, str) or not text.strip():
         if finish != "length" and not silent:
             raise CallFailed("empty", "the answer holds no text", passing=False)
         text = ""
-    # Half a character is none, and no file of ours could hold it.
-    text = text.encode("utf-8", "replace").decode()
-    return Answer(text, str(finish), prompt, completion)
+    return Answer(text, str(finish)[:_LONGEST_FINISH], prompt, completion)
 
 
 def said(data: bytes) -> str:
     """The message in an error's body, else its beginning."""
     text = data[:4096].decode(errors="replace")
     try:
-        document = json.loads(data)
+        document = foreign.parsed(data)
         error = document["error"] if "error" in document else document["message"]
         text = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, TypeError, LookupError):

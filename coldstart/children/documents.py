@@ -36,9 +36,11 @@ def number(document: Any, *path: str) -> int:
 
 
 def whole(document: Any, *path: str) -> int | None:
-    """The whole number at a path, if there is one."""
+    """The whole number of 64 bits at a path, if there is one."""
     found = value(document, *path)
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+    if not isinstance(found, int) or isinstance(found, bool):
+        return None
+    return found if -(1 << 63) <= found < 1 << 63 else None
 
 
 def items(document: Any, *path: str) -> list[dict[str, Any]]:

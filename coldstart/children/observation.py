@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Self
 
 from coldstart.children import documents, identity
 from coldstart.children.pod import CONTAINER
+from coldstart.foreign import parsed
 from coldstart.plan import Child, ChildState
 from coldstart.spec import Stage
 from coldstart.stage import RESULT_BYTES, StageResult
@@ -310,8 +310,8 @@ def parse_result(message: str) -> StageResult | None:
     if len(message.encode(errors="replace")) > RESULT_BYTES:
         return None
     try:
-        result = StageResult.parse(json.loads(message))
-    except (ValueError, RecursionError):  # not JSON, not a result, or nested beyond reason
+        result = StageResult.parse(parsed(message))
+    except ValueError:  # not JSON, or not a result
         return None
     assert isinstance(result, StageResult)
     if not result.run.uid.isprintable() or not _is_inside(result):
@@ -320,9 +320,11 @@ def parse_result(message: str) -> StageResult | None:
 
 
 def _is_inside(result: StageResult) -> bool:
-    """Whether the checkpoint, if there is one, lies in the storage."""
+    """Whether the checkpoint, if there is one, lies in the storage, and its step in a status."""
     if result.checkpoint is None:
         return True
+    if result.checkpoint.step >= 1 << 63:  # as 1e30, a number like any other
+        return False
     location = result.checkpoint.location
     return location.isprintable() and location[0] != "/" and ".." not in location.split("/")
 

@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from coldstart.foreign import parsed
+
 CONFIG = "config.json"
 
 
@@ -200,7 +202,7 @@ def read(path: Path) -> Shape:
         ShapeError: it cannot be read, or is of another architecture.
     """
     try:
-        config = json.loads(path.read_bytes())
+        config = parsed(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ShapeError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 from pydantic import ValidationError
 
 from coldstart.files import write_atomic
+from coldstart.foreign import parsed
 from coldstart.layout import RunLayout, StageLayout
 from coldstart.metrics import Progress
 from coldstart.places.place import (
@@ -307,6 +307,6 @@ def _last_lines(layout: RunLayout, entry: StageStatus) -> Iterator[Progress]:
         return
     for raw in data.splitlines():
         try:
-            yield Progress.parse(json.loads(raw))
+            yield Progress.parse(parsed(raw))
         except (ValueError, ValidationError):  # the first and the last may be torn
             continue

@@ -24,6 +24,7 @@ _WAITING = 100
 """Pieces of logs that may wait to be shown."""
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
+_DIGITS = 10
 _TRAINING = "training.kubeflow.org/replica-"
 
 
@@ -161,7 +162,7 @@ def _node(pod: Json) -> int:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) < _DIGITS else 0
 
 
 def _created(pod: Json) -> str:

@@ -84,7 +84,7 @@ def _reasons(
     for pod in pods:
         yield from _unscheduled(pod)
     waiting = {documents.text(pod, "metadata", "name") for pod in pods if not _runs(pod)}
-    about_pods = [e for e in events if _object(e).get("name") in waiting]
+    about_pods = [e for e in events if documents.text(_object(e), "name") in waiting]
     yield from _event_lines(about_pods, lambda reason: reason not in _CREATION)
     yield from _event_lines(
         [event for event in events if _object(event).get("kind") == child.get("kind")],

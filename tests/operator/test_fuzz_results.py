@@ -82,6 +82,7 @@ MESSAGES = {
     "a place at the root": (lambda a: inside(a, "checkpoint", location="/etc"), 0, GONE),
     "a place in colours": (lambda a: inside(a, "checkpoint", location=RED), 0, GONE),
     "a step below zero": (lambda a: inside(a, "checkpoint", step=-1), 0, GONE),
+    "a step beyond 64 bits": (lambda a: inside(a, "checkpoint", step=1e30), 0, GONE),
     "no checkpoint": (lambda a: changed(a, checkpoint=None), 0, "GateRefused"),
     "not UTF-8": (b"\xff\xfe" * 100, 0, GONE),
     "cut in a character": (lambda a: success(a)[:-30] + "ä".encode()[:1], 0, GONE),

@@ -229,7 +229,7 @@ def test_of_several_pods_of_rank_0_the_one_that_succeeded_speaks():
         MESSAGE.replace('"metrics":{}', '"metrics":{"loss":"low"}'),
         MESSAGE.replace('"attempt":1', '"attempt":' + "9" * 4000),
         MESSAGE.replace("{", '{"extra":1,', 1),
-        MESSAGE.replace('"uid":"u"', '"uid":"\\ud800"'),
+        MESSAGE.replace('"uid":"u"', '"uid":"\\u2028"'),
         MESSAGE + " " * (4097 - len(MESSAGE)),
         "[" * 4096,
         '{"a":' * 800,
@@ -241,6 +241,13 @@ def test_what_is_no_result_is_none(message):
     done = job(condition("Succeeded"))
     found = observe(done, seen_pod(done, 0, "Succeeded", code=0, message=message))
     assert (found.state, found.result) == (S, None)
+
+
+def test_half_a_character_makes_it_the_result_of_another_run():
+    done = job(condition("Succeeded"))
+    message = MESSAGE.replace('"uid":"u"', '"uid":"\\ud800"')
+    found = observe(done, seen_pod(done, 0, "Succeeded", code=0, message=message))
+    assert found.result.run.uid == "?"
 
 
 def test_a_result_of_4096_bytes_is_read_and_one_of_another_run_is_left_to_the_plan():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
+from coldstart.foreign import parsed
 from coldstart.spec import Part
 from coldstart.status import ErrorCode
 
@@ -43,7 +43,7 @@ def model_type(directory: Path) -> str:
     """
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_bytes())
+        config = parsed(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{directory} holds no config.json: it is no model directory") from None
     except ValueError as error:
@@ -51,7 +51,7 @@ def model_type(directory: Path) -> str:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in (*ARCHITECTURES, *TEXT_ARCHITECTURES):
         raise ModelError(
-            f"{path}: model_type {kind!r} is not supported; it must be a vision-language model "
+            f"{path}: model_type {kind!r:.80} is not supported; it must be a vision-language model "
             f"({', '.join(ARCHITECTURES)}) or a text model ({', '.join(TEXT_ARCHITECTURES)})"
         )
     return str(kind)

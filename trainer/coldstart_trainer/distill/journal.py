@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from coldstart.chat import Answer
 from coldstart.files import sync
+from coldstart.foreign import parsed
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Journal:
         Raises:
             OSError: the file cannot be read.
         """
-        return _answer(json.loads(os.pread(self._file, place.length, place.offset)))
+        return _answer(parsed(os.pread(self._file, place.length, place.offset)))
 
     def append(self, key: str, answer: Answer) -> Place:
         """Add an answer; a kill of this process no longer loses it.
@@ -105,7 +106,7 @@ def _read(path: Path) -> dict[str, Place]:
     with path.open("rb") as stream:
         for line in stream:
             try:
-                document = json.loads(line)
+                document = parsed(line)
                 _answer(document)
                 places[document["key"]] = Place(offset, len(line))
             except (ValueError, KeyError, TypeError):
@@ -115,9 +116,10 @@ def _read(path: Path) -> dict[str, Place]:
 
 
 def _answer(document: Mapping[str, Any]) -> Answer:
-    return Answer(
-        text=document["text"],
-        finish=document["finish"],
-        prompt_tokens=document["prompt_tokens"],
-        completion_tokens=document["completion_tokens"],
-    )
+    texts = [document[key] for key in ("text", "finish")]
+    counts = [document[key] for key in ("prompt_tokens", "completion_tokens")]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text is none")
+    if not all(isinstance(count, int) for count in counts):
+        raise TypeError("a number of tokens is none")
+    return Answer(*texts, *counts)
