@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from coldstart.grading.match import MAX_PRECISION
 from coldstart.schema import Contract, Digest, Name, RunName
 
 CORRECT = "correct"
@@ -29,7 +30,7 @@ class Sample(Contract):
     """The options, where the data set has a column of them."""
     answer_type: Name | None = None
     """What the gold answer is declared to be, such as `integer`."""
-    precision: Annotated[int, Field(ge=0)] | None = None
+    precision: Annotated[int, Field(ge=0, le=MAX_PRECISION)] | None = None
     """Decimal places that count."""
     unit: str | None = None
     """What the number is of."""

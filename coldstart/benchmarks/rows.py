@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coldstart.benchmarks.published import Schema
+from coldstart.grading.match import MAX_PRECISION
 
 FACETS = ("subject", "level", "category", "question_type", "problem_version", "step", "concept")
 """What results are broken down by."""
@@ -61,9 +62,13 @@ def problem(schema: Schema, row: Mapping[str, Any]) -> Problem:
     """A released row by our names.
 
     Raises:
-        RowError: choices are missing where the row says that it has them.
+        RowError: choices are missing where the row says that it has them, or a column holds
+            something of another type than it was released with.
     """
-    return _READERS[schema](row)
+    try:
+        return _READERS[schema](row)
+    except (AttributeError, TypeError) as error:
+        raise RowError(f"a column is of another type than it was released with: {error}") from error
 
 
 def options(text: str) -> tuple[str, ...]:
@@ -95,7 +100,6 @@ def _mathvista(row: Mapping[str, Any]) -> Problem:
     question = _text(row["question"]) + (f" (Unit: {unit})" if unit else "")
     kind = {"text": "text", "integer": "integer", "float": "float", "list": "list"}
     declared = None if chosen else kind.get(_text(row["answer_type"]))
-    precision = row.get("precision")
     metadata = row.get("metadata") or {}
     return Problem(
         id=_text(row["pid"]),
@@ -103,7 +107,7 @@ def _mathvista(row: Mapping[str, Any]) -> Problem:
         answer=_text(row["answer"]),
         choices=choices if chosen else (),
         answer_type=declared,
-        precision=int(precision) if declared == "float" and precision is not None else None,
+        precision=_precision(row) if declared == "float" else None,
         unit=unit or None,
         facets=_facets(
             subject=metadata.get("task"),
@@ -112,6 +116,20 @@ def _mathvista(row: Mapping[str, Any]) -> Problem:
             question_type=row["question_type"],
         ),
     )
+
+
+def _precision(row: Mapping[str, Any]) -> int | None:
+    """How many decimal places count."""
+    given = row.get("precision")
+    if given is None:
+        return None
+    try:
+        places = int(given)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RowError(f"precision: {given!r:.80} is no number of decimal places") from error
+    if not 0 <= places <= MAX_PRECISION:
+        raise RowError(f"precision: {places} decimal places; from 0 to {MAX_PRECISION} may count")
+    return places
 
 
 def _mathverse(row: Mapping[str, Any]) -> Problem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final, Literal, get_args
 
@@ -48,11 +48,19 @@ MAX_SPAN: Final = 2_000
 MAX_ITEMS: Final = 40
 # Of brackets in one another; each costs some calls within calls.
 MAX_DEPTH: Final = 50
+# Of parts with each other, which sets in sets multiply without end.
+MAX_COMPARISONS: Final = 5_000
+MAX_PRECISION: Final = 100
+MAX_OPTIONS: Final = 200
 PAIR: Final = 2
 
 
 class UnreadableGold(ValueError):
     """The gold answer is empty, has an unclosed box, or is beyond every bound."""
+
+
+class _TooIntricate(Exception):
+    """Two answers have more parts than are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ class Gold:
     `precision` counts decimal places; `unit` is the unit that the question asks for.
 
     Raises:
-        ValueError: an unknown answer type or a negative precision.
+        ValueError: an unknown answer type, or a precision that is negative or beyond every bound.
     """
 
     text: str
@@ -75,13 +83,27 @@ class Gold:
         if self.answer_type is not None and self.answer_type not in get_args(AnswerType):
             known = ", ".join(get_args(AnswerType))
             raise ValueError(f"answer_type: {self.answer_type!r} is unknown; it is one of {known}")
-        if self.precision is not None and self.precision < 0:
-            raise ValueError(f"precision: {self.precision} decimal places; it must be 0 or more")
+        if self.precision is not None and not 0 <= self.precision <= MAX_PRECISION:
+            raise ValueError(
+                f"precision: {self.precision} decimal places; it must be from 0 to {MAX_PRECISION}"
+            )
 
     @property
     def tolerance(self) -> Fraction:
         """Half of the last declared place; exact without a declaration."""
         return Fraction(0) if self.precision is None else Fraction(1, 2 * 10**self.precision)
+
+
+@dataclass(slots=True)
+class _Budget:
+    """Comparisons that are left."""
+
+    left: int = MAX_COMPARISONS
+
+    def spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise _TooIntricate
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +113,7 @@ class _Terms:
     kind: AnswerType
     tolerance: Fraction
     unit: Unit | None
+    budget: _Budget = field(default_factory=_Budget)
 
 
 def decide(span: str, gold: Gold) -> Decision:
@@ -110,10 +133,21 @@ def decide(span: str, gold: Gold) -> Decision:
     _require_flat(wanted)
     if not plain(stated) or nesting(stated) > MAX_DEPTH:
         return False
-    declared = unit(" " + clean(gold.unit)) if gold.unit else None
+    declared = unit(" " + clean(gold.unit[:MAX_SPAN])) if gold.unit else None
     terms = _Terms(gold.answer_type or "auto", gold.tolerance, declared)
-    if gold.choices and canonical(stated) != canonical(wanted):
-        options = options_of.option_texts(gold.choices)
+    try:
+        return _compared(stated, wanted, gold.choices, terms)
+    except _TooIntricate:
+        return False
+
+
+def _compared(stated: str, wanted: str, choices: Sequence[str] | None, terms: _Terms) -> Decision:
+    if choices and canonical(stated) != canonical(wanted):
+        if len(choices) > MAX_OPTIONS or any(len(choice) > MAX_SPAN for choice in choices):
+            raise UnreadableGold(
+                f"there are over {MAX_OPTIONS} options, or one has over {MAX_SPAN:,} characters"
+            )
+        options = options_of.option_texts(choices)
         _require_flat(*options)
         place = options_of.place(wanted, options)
         if place is not None:
@@ -172,6 +206,7 @@ def _same_choice(stated: str, place: int, options: Sequence[str], terms: _Terms)
 
 def _same(stated: str, gold: str, terms: _Terms) -> Decision:
     """Compares two cleaned answers by their shape, then part by part."""
+    terms.budget.spend()
     left, right = canonical(stated), canonical(gold)
     if left == right:
         return bool(left)

@@ -101,6 +101,8 @@ _NO_UNIT: Final = frozenset(
 # One letter glued to a number is a variable ("5t"), except those that figures are labelled with.
 _GLUED: Final = frozenset("mL")
 _MAX_UNIT: Final = 80
+# Before it is in one spelling.
+_LONGEST_UNIT: Final = 400
 _SHORTEST_WORD: Final = 3
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
@@ -284,6 +286,8 @@ def unit(text: str, *, known: bool = False) -> Unit | None:
 
     With `known` every word must be in the table: behind an expression a stray word is a product.
     """
+    if len(text) > _LONGEST_UNIT:
+        return None
     marked = MARK in text
     separated = marked or text[:1] in (" ", "^", "\\")
     words = text.replace(MARK, " ")

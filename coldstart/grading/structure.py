@@ -125,6 +125,8 @@ def _all_but(text: str) -> Items | None:
     differs, left_out = _DIFFERS.match(text), _ALL_BUT.match(text)
     if differs and _SYMBOL.match(canonical(differs.group(1))) and "," not in text:
         hole = differs.group(2)
+        if _DIFFERS.match(hole):  # more than one thing is said
+            return None
     elif left_out and "," not in left_out.group(1):
         hole = left_out.group(1)
     else:
@@ -177,6 +179,8 @@ def interval(text: str) -> Interval | None:
     # As in "]1, 3[", the brackets of open ends may be turned away.
     text = re.sub(r"\A\]", "(", re.sub(r"\[\Z", ")", text))
     member = _MEMBER.match(text)
+    if member and _MEMBER.match(member.group(2).strip()):
+        return None  # a member of what is itself a member
     if member:
         inner = interval(member.group(2).strip())
         known = inner is not None and inner.variable is None
