@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from coldstart.documents import read_document
 from coldstart.files import digest_of, sha256, sync, write_atomic
 from coldstart.run import RunSpec
+from coldstart.schema import problems
 from coldstart.spec import Conversation
 from coldstart.stage import (
     MANIFEST,
@@ -128,7 +131,7 @@ def verify(directory: Path, digest: str | None = None) -> CheckpointManifest:
 
 def _verify_file(directory: Path, entry: FileEntry) -> None:
     path = directory / entry.path
-    if not path.resolve().is_relative_to(directory.resolve()) or not path.is_file():
+    if not _is_inside(path, directory):
         raise CheckpointError(ErrorCode.CHECKPOINT_INVALID, f"{path} is missing")
     size = path.stat().st_size
     if size != entry.size:
@@ -142,6 +145,29 @@ def _verify_file(directory: Path, entry: FileEntry) -> None:
         )
 
 
+def _is_inside(path: Path, directory: Path) -> bool:
+    """Whether a path, which a manifest may make up, is that of a file in a directory."""
+    try:
+        return path.resolve().is_relative_to(directory.resolve()) and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, links in a circle
+        return False
+
+
+def ordered_spec(manifest: CheckpointManifest) -> RunSpec:
+    """The spec of the order that a checkpoint was made by.
+
+    Raises:
+        CheckpointError: this version cannot read it.
+    """
+    try:
+        spec = RunSpec.parse(manifest.order.get("spec"))
+    except ValidationError as error:
+        where = f"the checkpoint of run {manifest.run.name!r}: order.spec."
+        raise CheckpointError(ErrorCode.CHECKPOINT_INVALID, problems(error, where)[0]) from error
+    assert isinstance(spec, RunSpec)
+    return spec
+
+
 def check_lineage(manifest: CheckpointManifest, spec: RunSpec, base: str | None) -> None:
     """Refuse a checkpoint of another base model or another conversation.
 
@@ -153,7 +179,7 @@ def check_lineage(manifest: CheckpointManifest, spec: RunSpec, base: str | None)
     Raises:
         CheckpointError: with both values.
     """
-    theirs = RunSpec.parse(manifest.order["spec"])
+    theirs = ordered_spec(manifest)
     if theirs.model != spec.model or (base and base != manifest.fingerprints.base_model):
         raise CheckpointError(
             ErrorCode.CHECKPOINT_MISMATCH,

@@ -4,55 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import NOW, make_run
+from builders import make_run
+from sample_checkpoint import ZERO, make_checkpoint
 
 from coldstart.checkpoint import (
     CheckpointError,
     check_lineage,
-    conversation_fingerprint,
-    file_entries,
     manifest_digest,
     order_hash,
     read_manifest,
     resumable,
     verify,
-    write_manifest,
 )
 from coldstart.files import append_json_line, json_lines, write_atomic
 from coldstart.order import build_order
 from coldstart.spec import Stage
-from coldstart.stage import CheckpointManifest, Fingerprints
 from coldstart.status import ErrorCode
-
-ZERO = "sha256:" + "0" * 64
-
-
-def make_checkpoint(directory: Path, run=None, *, step=1, **changes) -> str:
-    run = run or make_run()
-    directory.mkdir(parents=True)
-    (directory / "model.safetensors").write_bytes(b"weights")
-    (directory / "nested").mkdir()
-    (directory / "nested" / "state.bin").write_bytes(b"state")
-    order = build_order(run, Stage.SFT, 1, {}, storage="/runs", workdir="/work")
-    manifest = CheckpointManifest(
-        run=order.run,
-        stage=Stage.SFT,
-        attempt=1,
-        step=step,
-        final=False,
-        files=file_entries(directory),
-        fingerprints=Fingerprints(
-            base_model=ZERO,
-            tokenizer=ZERO,
-            processor=ZERO,
-            conversation=conversation_fingerprint(run.spec.conversation),
-        ),
-        seed=1,
-        order=order.document(),
-        order_hash=order_hash(order),
-        created_at=NOW,
-    )
-    return write_manifest(directory, manifest.model_copy(update=changes))
 
 
 def flip(path: Path) -> None:
@@ -173,3 +140,29 @@ def test_json_lines_pass_over_a_torn_line_and_appending_goes_on_after_it(tmp_pat
         stream.write(b'{"a": 2, "b')
     append_json_line(path, {"a": 3})
     assert [item["a"] for item in json_lines(path)] == [1, 3]
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 300, "loop", "../outside", "/etc/hostname", "."])
+def test_a_path_that_is_made_up_is_a_file_that_is_missing(tmp_path, path):
+    make_checkpoint(tmp_path / "c")
+    (tmp_path / "outside").write_bytes(b"weights")
+    (tmp_path / "c" / "loop").symlink_to("loop")
+    document = json.loads((tmp_path / "c" / "coldstart.json").read_text())
+    document["files"][0]["path"] = path
+    (tmp_path / "c" / "coldstart.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match="is missing"):
+        verify(tmp_path / "c")
+
+
+@pytest.mark.parametrize("order", [{}, {"spec": {"model": 5}}])
+def test_a_checkpoint_whose_order_cannot_be_read_is_refused(tmp_path, order):
+    make_checkpoint(tmp_path / "c", order=order)
+    with pytest.raises(CheckpointError, match=r"order\.spec\."):
+        check_lineage(read_manifest(tmp_path / "c"), make_run().spec, None)
+
+
+def test_a_manifest_nested_beyond_reason_is_none(tmp_path):
+    make_checkpoint(tmp_path / "c")
+    (tmp_path / "c" / "coldstart.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="nested more than"):
+        read_manifest(tmp_path / "c")

@@ -21,6 +21,7 @@ from coldstart.checkpoint import (
     file_entries,
     manifest_digest,
     order_hash,
+    ordered_spec,
     read_manifest,
     resumable,
     verify,
@@ -179,7 +180,7 @@ def _require_same_shards(path: Path, manifest: CheckpointManifest, order: StageO
 
     Offloading leaves them as they are, so that it may be switched on to go on.
     """
-    theirs = RunSpec.parse(manifest.order["spec"])
+    theirs = ordered_spec(manifest)
     was, now = (_shards(spec, order.stage) for spec in (theirs, order.spec))
     if was != now:
         raise CheckpointError(
