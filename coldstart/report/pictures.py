@@ -26,6 +26,9 @@ _LARGEST_PIXELS = 16_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = 24
 """Signature, length and kind of the first chunk, width, height."""
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
+"""What Pillow raises for files that are not, or not quite, images."""
+
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -104,15 +107,20 @@ def _copy(directory: Path, name: str, side: int) -> tuple[str, bytes, int, int] 
     if width * height > _LARGEST_PIXELS:
         return "too large"
     try:
-        return "webp", _shrunk(data, side), width, height
-    except (OSError, SyntaxError, ValueError):
+        return "webp", _shrunk(data, side, (width, height)), width, height
+    except _UNREADABLE:
         return "no PNG"
 
 
-def _shrunk(data: bytes, side: int) -> bytes:
+def _shrunk(data: bytes, side: int, size: tuple[int, int]) -> bytes:
     from PIL import Image  # noqa: PLC0415 - optional
 
-    image = Image.open(io.BytesIO(data), formats=["PNG"])
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+    except Image.DecompressionBombError as error:
+        raise ValueError("its size is not that of its first chunk") from error
+    if image.size != size:
+        raise ValueError("its size is not that of its first chunk")
     image.thumbnail((side, side))
     stream = io.BytesIO()
     image.convert("RGB").save(stream, format="WEBP", quality=70, method=0)
