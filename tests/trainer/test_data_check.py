@@ -261,8 +261,8 @@ def plain(width, height, mode="RGB"):
 @pytest.mark.parametrize(
     ("content", "kind", "words"),
     [
-        (b"no picture", "undecodable_image", "no image that Pillow knows"),
-        (b"", "undecodable_image", "no image that Pillow knows"),
+        (b"no picture", "undecodable_image", "no image of a known kind"),
+        (b"", "undecodable_image", "no image of a known kind"),
         (drawing(1)[:300], "undecodable_image", "truncated"),
         (drawing(1, "JPEG")[:2000], "undecodable_image", "truncated"),
         (None, "undecodable_image", "is missing: there is no file"),

@@ -22,8 +22,10 @@ def test_rows_with_and_without_images_may_be_mixed(
 ):
     lines = [*tiny_rows.read_text().splitlines()[:8], *tiny_texts.read_text().splitlines()[:16]]
     mixed = [json.loads(line) for line in lines]
+    # An image's path may lead nowhere but below its file or the run.yaml; a link there may.
+    (tmp_path / "pictures").symlink_to(tiny_rows.parent)
     for row in mixed:
-        row["images"] = [str(tiny_rows.parent / name) for name in row.get("images", ())]
+        row["images"] = [f"pictures/{name}" for name in row.get("images", ())]
     (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mixed))
     given = order(stage, tmp_path / "runs", tiny_model, tmp_path / "mixed.jsonl", **SHORT)
     assert here(given).checkpoint.step == 2

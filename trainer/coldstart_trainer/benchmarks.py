@@ -142,13 +142,20 @@ def _sighted(chunk: pa.Array) -> list[bool]:
     pairs = zip(
         values.field("bytes").is_valid().to_pylist(), values.field("path").to_pylist(), strict=True
     )
-    there = [inside or (path is not None and Path(path).is_file()) for inside, path in pairs]
+    there = [inside or (path is not None and _is_file(path)) for inside, path in pairs]
     ends = chunk.offsets.to_pylist()
     first = ends[0]
     return [
         end > start and all(there[start - first : end - first])
         for start, end in itertools.pairwise(ends)
     ]
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _table(problems: Sequence[Problem]) -> pa.Table:

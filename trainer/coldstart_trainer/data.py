@@ -36,7 +36,7 @@ from coldstart_trainer.admission import (
     is_absent,
     prompt_lengths,
 )
-from coldstart_trainer.images import STORAGE, facts
+from coldstart_trainer.images import STORAGE, UNREADABLE, facts
 from coldstart_trainer.model import image_tokens, sees_images
 from coldstart_trainer.sources import DataError
 
@@ -189,11 +189,23 @@ def _image_tokens(processor: Any, value: dict[str, Any]) -> int:
 def _with_messages(batch: dict[str, list[Any]], conversation: Conversation) -> dict[str, list[Any]]:
     pairs = zip(batch["problem"], batch["images"], strict=True)
     prompts = [chat.prompt(problem, len(images), conversation) for problem, images in pairs]
-    images = [[_IMAGE.decode_example(value) for value in values] for values in batch["images"]]
+    images = [
+        [_decoded(value, row) for value in values]
+        for row, values in zip(batch["id"], batch["images"], strict=True)
+    ]
     batch = {**batch, "prompt": prompts, "images": images}
     if "response" in batch:
         batch["completion"] = [chat.response(text) for text in batch["response"]]
     return batch
+
+
+def _decoded(value: dict[str, Any], row: str) -> Any:
+    """An image's pixels, of which until then only the header was looked at."""
+    try:
+        return _IMAGE.decode_example(value)
+    except UNREADABLE as error:
+        message = f"an image of the row {row!r:.80} cannot be decoded: {error}"
+        raise DataError(ErrorCode.DATASET_INVALID, message) from error
 
 
 def _typed(source: pa.Table, target: str, field: str) -> Table:

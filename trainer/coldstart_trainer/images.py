@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import io
+import os
+import stat
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,13 +26,19 @@ from PIL import Image, UnidentifiedImageError
 STORAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 """How `datasets` stores an image."""
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded. Pillow knows some forty more, one of which has Ghostscript run the file."""
+
 _EDGE = 4096
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 
 # PNG, JPEG, GIF and WebP in base64. A path begins like this at most by accident, and has a suffix.
 _BASE64_HEADS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, RuntimeError),
+    struct.error,
+)
 """What Pillow raises for files that are not, or not quite, images."""
 
 
@@ -42,6 +51,35 @@ class HugeImageError(ImageError):
 
 
 @dataclass(frozen=True)
+class Home:
+    """Where the images of a data set's file are that are named by their paths."""
+
+    folder: Path
+    """What the paths are relative to."""
+    roots: tuple[Path, ...]
+    """Directories that they may lead into. Links in them are whose they are: a row makes none."""
+
+    def placed(self, path: str) -> str:
+        """A path made absolute.
+
+        Raises:
+            ImageError: it leads elsewhere.
+        """
+        found = _plain(self.folder / path)
+        if not any(Path(found).is_relative_to(_plain(root)) for root in self.roots):
+            raise ImageError(
+                f"names the image {path!r:.100}, which is in none of "
+                f"{', '.join(map(str, dict.fromkeys(self.roots)))}: move or link it there"
+            )
+        return found
+
+
+def _plain(path: Path) -> str:
+    """A path without `..`, its links as they are."""
+    return os.path.normpath(path.absolute())
+
+
+@dataclass(frozen=True)
 class ImageFacts:
     """What a look at an image's header tells."""
 
@@ -51,20 +89,20 @@ class ImageFacts:
     """Its length, head and tail: what a fingerprint takes of it."""
 
 
-def image_lists(column: pa.ChunkedArray, folder: Callable[[int], Path]) -> pa.ChunkedArray:
+def image_lists(column: pa.ChunkedArray, home: Callable[[int], Home]) -> pa.ChunkedArray:
     """A column of images, however they are given, as lists of `STORAGE`; bytes are not copied.
 
     Args:
         column: one image or a list of them in each row, as bytes, base64, paths or
             structs of bytes and path.
-        folder: the directory that the paths of a row are relative to.
+        home: where the images of a row are.
 
     Raises:
-        ImageError: the column's type holds no images.
+        ImageError: the column's type holds no images, or a path leads elsewhere.
     """
     chunks, row = [], 0
     for chunk in column.chunks:
-        chunks.append(_list_chunk(chunk, row, folder))
+        chunks.append(_list_chunk(chunk, row, home))
         row += len(chunk)
     return pa.chunked_array(chunks, type=pa.list_(STORAGE))
 
@@ -79,17 +117,32 @@ def facts(value: dict[str, Any] | None) -> ImageFacts:
         raise ImageError("is null")
     if value["bytes"] is not None:
         return _read(io.BytesIO(value["bytes"]), len(value["bytes"]))
-    path = Path(value["path"])
+    with opened(Path(value["path"])) as stream:
+        return _read(stream, os.fstat(stream.fileno()).st_size)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """The file of an image, of which only the path is known.
+
+    Raises:
+        ImageError: there is none; what is no plain file could keep its reader waiting for ever.
+    """
     try:
-        with path.open("rb") as stream:
-            return _read(stream, path.stat().st_size)
-    except FileNotFoundError:
+        mode = path.stat().st_mode
+        stream = path.open("rb") if stat.S_ISREG(mode) else None
+    except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"is missing: there is no file {path}") from None
-    except IsADirectoryError:
-        raise ImageError(f"is missing: {path} is a directory") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot be read: {error}") from error
+    if stream is None:
+        what = "a directory" if stat.S_ISDIR(mode) else "no plain file"
+        raise ImageError(f"is missing: {path} is {what}")
+    with stream:
+        yield stream
 
 
-def _list_chunk(chunk: pa.Array, row: int, folder: Callable[[int], Path]) -> pa.Array:
+def _list_chunk(chunk: pa.Array, row: int, home: Callable[[int], Home]) -> pa.Array:
     if pa.types.is_null(chunk.type):
         lengths, values = np.zeros(len(chunk), dtype=np.int64), pa.array([], STORAGE)
     elif _is_list(chunk.type):
@@ -100,10 +153,10 @@ def _list_chunk(chunk: pa.Array, row: int, folder: Callable[[int], Path]) -> pa.
         values = chunk.drop_null()
     owners = np.repeat(np.arange(row, row + len(chunk)), lengths)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), _stored(values, owners, folder))
+    return pa.ListArray.from_arrays(pa.array(offsets), _stored(values, owners, home))
 
 
-def _stored(values: pa.Array, owners: np.ndarray, folder: Callable[[int], Path]) -> pa.Array:
+def _stored(values: pa.Array, owners: np.ndarray, home: Callable[[int], Home]) -> pa.Array:
     """Images as `STORAGE`, with absolute paths; `owners` has the row of each."""
     kind = values.type
     if pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}:
@@ -117,11 +170,19 @@ def _stored(values: pa.Array, owners: np.ndarray, folder: Callable[[int], Path])
     elif pa.types.is_null(kind):
         data, paths = pa.nulls(len(values), pa.binary()), pa.nulls(len(values), pa.string())
     else:
-        raise ImageError(f"holds {kind}, not images: bytes, paths or {{bytes, path}} are needed")
+        raise _no_images(kind)
+    try:
+        data, paths = data.cast(pa.binary()), paths.cast(pa.string())
+    except pa.ArrowException:
+        raise _no_images(kind) from None
     if data.null_count:
-        paths = _absolute(paths, data, owners, folder)
-    return pa.StructArray.from_arrays(
-        [data.cast(pa.binary()), paths.cast(pa.string())], names=["bytes", "path"]
+        paths = _absolute(paths, data, owners, home)
+    return pa.StructArray.from_arrays([data, paths], names=["bytes", "path"])
+
+
+def _no_images(kind: pa.DataType) -> ImageError:
+    return ImageError(
+        f"holds {kind!s:.200}, not images: bytes, paths or {{bytes, path}} are needed"
     )
 
 
@@ -145,13 +206,13 @@ def _from_base64(text: str | None) -> bytes | None:
 
 
 def _absolute(
-    paths: pa.Array, data: pa.Array, owners: np.ndarray, folder: Callable[[int], Path]
+    paths: pa.Array, data: pa.Array, owners: np.ndarray, home: Callable[[int], Home]
 ) -> pa.Array:
     """Paths that must be read, made absolute; beside embedded bytes a path is but a name."""
     embedded = np.asarray(data.is_valid(), dtype=bool)
     return pa.array(
         [
-            path if path is None or inside else str(folder(int(owner)) / path)
+            path if path is None or inside else home(int(owner)).placed(path)
             for path, inside, owner in zip(paths.to_pylist(), embedded, owners, strict=True)
         ],
         pa.string(),
@@ -168,9 +229,10 @@ def _read(stream: BinaryIO, size: int) -> ImageFacts:
         with warnings.catch_warnings():
             # Its limit is checked below, as an error: a warning per row helps nobody.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(stream)
+            image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
-        raise ImageError("cannot be decoded: it is no image that Pillow knows") from None
+        kinds = ", ".join(FORMATS)
+        raise ImageError(f"cannot be decoded: it is no image of a known kind ({kinds})") from None
     except Image.DecompressionBombError as error:
         raise HugeImageError(f"is too large to be decoded ({error}): scale it down") from error
     except UNREADABLE as error:

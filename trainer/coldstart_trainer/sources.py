@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import httpx
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.exceptions import DatasetsError
+import yaml
 
 from coldstart.dataset import DATA_SUFFIXES, Dataset
 from coldstart.status import ErrorCode
-from coldstart_trainer.images import ImageError, image_lists
+from coldstart_trainer.images import Home, ImageError, image_lists
 
 _OPTIONAL = ("id", "choices")
 
-# What `datasets`, the hub's client and the network raise.
-_HUB_ERRORS = (DatasetsError, OSError, ValueError, RuntimeError, httpx.HTTPError)
+# `datasets` reads cards and metadata that somebody wrote: besides what it, the hub's client and the
+# network raise, a foreign one ends in whatever way it breaks the library. So `Exception` it is,
+# where it is asked.
 
 
 class DataError(ValueError):
@@ -45,7 +46,8 @@ class File:
     first: int
     """The number of its first row in the source."""
     label: str
-    folder: Path
+    home: Home
+    """Where its images are."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ class Source:
         file = self._file(row)
         return f"{file.label}, row {row - file.first}"
 
-    def folder(self, row: int) -> Path:
-        """The directory that the row's image paths are relative to."""
-        return self._file(row).folder
+    def home(self, row: int) -> Home:
+        """Where the row's images are, if it names their paths."""
+        return self._file(row).home
 
     def _file(self, row: int) -> File:
         return self.files[bisect.bisect_right(self.files, row, key=lambda file: file.first) - 1]
@@ -108,7 +110,9 @@ def _tables(
     dataset: Dataset, wanted: set[str], workdir: Path, field: str
 ) -> list[tuple[pa.Table, File]]:
     if not is_local(dataset, workdir):
-        return [(_hub(dataset, field).data.table, File(0, dataset.name, workdir))]
+        caches = (datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE)
+        home = Home(workdir, (workdir, *map(Path, caches)))
+        return [(_hub(dataset, field).data.table, File(0, dataset.name, home))]
     local = workdir / Path(dataset.name).expanduser()
     if not local.exists():
         raise DataError(ErrorCode.DATASET_NOT_FOUND, f"{field}.name: there is no file {local}")
@@ -130,7 +134,9 @@ def _hub(dataset: Dataset, field: str) -> datasets.Dataset:
             loaded = datasets.load_dataset(
                 dataset.name, dataset.config, split=dataset.split, revision=dataset.revision
             )
-    except _HUB_ERRORS as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise DataError(
             ErrorCode.DATASET_NOT_FOUND,
             f"{field}.name: {dataset.name!r} (split {dataset.split!r}) is neither a file beside "
@@ -155,14 +161,49 @@ def _without_progress_bars() -> Iterator[None]:
 def _directory_files(dataset: Dataset, directory: Path, field: str) -> list[Path]:
     """The files of a split, found as the hub finds them: by name, or as a README's header says."""
     try:
+        _require_own_files(directory)
         builder = datasets.load_dataset_builder(str(directory), dataset.config)
         splits = builder.config.data_files or {}
-    except _HUB_ERRORS as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise _invalid(f"{field}.name: {directory}: {_first_line(error)}") from error
     if dataset.split not in splits:
         known = ", ".join(map(str, splits)) or "none"
         raise _invalid(f"{field}.split: {directory} has no split {dataset.split!r} (has: {known})")
     return [Path(name) for name in splits[dataset.split]]
+
+
+def _require_own_files(directory: Path) -> None:
+    """A card may name any file of this machine, or any address, as its data: they would be asked.
+
+    Raises:
+        ValueError: it does.
+    """
+    card, more = (
+        directory / name
+        for name in (datasets.config.REPOCARD_FILENAME, datasets.config.REPOYAML_FILENAME)
+    )
+    documents: list[Any] = []
+    if card.is_file():
+        documents.append(huggingface_hub.DatasetCard.load(card).data.to_dict())
+    if more.is_file():
+        documents.append(yaml.safe_load(more.read_text(encoding="utf-8")))
+    for document in documents:
+        configs = document.get("configs") if isinstance(document, dict) else None
+        for name in _texts(configs, set()):
+            if ":" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"its card names {name!r:.100} as its data, which is elsewhere")
+
+
+def _texts(value: Any, seen: set[int]) -> Iterator[str]:
+    """The texts in lists and mappings; what YAML has in several places is looked at once."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item, seen)
 
 
 def _local(
@@ -174,10 +215,12 @@ def _local(
             raise _invalid(f"{field}.name: {path} is none of {', '.join(DATA_SUFFIXES)}")
         try:
             table = _parquet(path, columns) if path.suffix == ".parquet" else _json(path, columns)
-        except (*_HUB_ERRORS, pa.ArrowException) as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             raise _invalid(f"{field}.name: {path} cannot be read: {_first_line(error)}") from error
         label = str(path.relative_to(workdir)) if path.is_relative_to(workdir) else str(path)
-        yield table, File(first, label, path.parent)
+        yield table, File(first, label, Home(path.parent, (path.parent, workdir)))
         first += table.num_rows
 
 
@@ -230,13 +273,18 @@ def _json_object(item: object, where: str) -> dict[str, Any]:
 
 def _json_column(values: list[Any]) -> pa.Array:
     """A column of JSON values: texts where texts and numbers occur, lists where lists do."""
-    if any(isinstance(value, str) for value in values):
+    if any(isinstance(value, str) or _is_long(value) for value in values):
         values = [
             str(value) if isinstance(value, (int, float, bool)) else value for value in values
         ]
     if any(isinstance(value, list) for value in values):
         values = [[value] if isinstance(value, (str, dict)) else value for value in values]
     return pa.array(values)
+
+
+def _is_long(value: Any) -> bool:
+    """Whether a whole number is none of 64 bits, as columns hold them."""
+    return isinstance(value, int) and not -(1 << 63) <= value < 1 << 63
 
 
 def _named(
@@ -280,7 +328,7 @@ def with_image_lists(source: Source, dataset: Dataset, field: str) -> Source:
         return source
     index = source.table.column_names.index("images")
     try:
-        images = image_lists(source.table.column("images"), source.folder)
+        images = image_lists(source.table.column("images"), source.home)
     except ImageError as error:
         raise _invalid(
             f"{field}.columns.images: column {dataset.columns.images!r} of {dataset.name} {error}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from coldstart import yamlfile
 from coldstart.dataset import Dataset
 from coldstart.uses import Use
 
@@ -60,8 +60,8 @@ def _named(text: str) -> str:
     if not head.startswith("---") or not rest:
         return UNKNOWN
     try:
-        header = yaml.safe_load(head.removeprefix("---"))
-    except (yaml.YAMLError, ValueError, RecursionError):
+        [header] = yamlfile.documents(head.removeprefix("---"))
+    except ValueError:  # none, several, or none that is plain
         return UNKNOWN
     if not isinstance(header, dict):
         return UNKNOWN

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from coldstart_trainer.images import UNREADABLE, HugeImageError, ImageError, facts
+from coldstart_trainer.images import FORMATS, UNREADABLE, HugeImageError, ImageError, facts
 
 CELLS = 24
 """Grey cells in a row and in a column."""
@@ -69,6 +69,9 @@ def look(value: dict[str, Any] | None) -> Look:
     except ImageError as error:
         return Look(wrong=str(error), huge=isinstance(error, HugeImageError))
     assert value is not None
+    seen = Look(known.width, known.height)
+    if seen.ratio > LONGEST_RATIO:
+        return seen  # the stage drops it; its pixels take seconds
     try:
         with _decoded(value, 4 * CELLS) as image:
             grey = _flat(image).convert("L")
@@ -83,8 +86,10 @@ def look(value: dict[str, Any] | None) -> Look:
 def small_copy(value: dict[str, Any] | None) -> str:
     """A small copy as a data URI; empty where the image cannot be decoded."""
     try:
-        facts(value)
+        known = facts(value)
         assert value is not None
+        if Look(known.width, known.height).ratio > LONGEST_RATIO:
+            return ""
         with _decoded(value, SMALL_SIDE) as image:
             copy = _flat(image).convert("RGB")
             copy.thumbnail((SMALL_SIDE, SMALL_SIDE))
@@ -104,7 +109,7 @@ def _decoded(value: dict[str, Any], side: int) -> Iterator[Image.Image]:
     stream = io.BytesIO(value["bytes"]) if value["bytes"] is not None else Path(value["path"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(stream) as image:
+        with Image.open(stream, formats=FORMATS) as image:
             image.draft("RGB", (side, side))
             image.load()
             yield image

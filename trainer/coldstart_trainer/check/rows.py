@@ -22,6 +22,8 @@ from coldstart.status import ErrorCode
 from coldstart.uses import Use
 from coldstart_trainer import benchmarks, sources
 from coldstart_trainer.conversation import IMAGE_MARK, TEXTS
+from coldstart_trainer.images import ImageError
+from coldstart_trainer.images import opened as opened_image
 from coldstart_trainer.sources import DataError, Source
 
 BATCH = 64
@@ -133,9 +135,9 @@ def content_digest(value: Stored) -> bytes:
     if value["bytes"] is not None:
         return _digest(value["bytes"])
     try:
-        with Path(value["path"] or "").open("rb") as stream:
+        with opened_image(Path(value["path"] or "")) as stream:
             return hashlib.file_digest(stream, _hasher).digest()
-    except OSError:
+    except (ImageError, OSError):
         return _digest(b"missing", str(value["path"]).encode())
 
 
