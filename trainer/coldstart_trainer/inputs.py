@@ -34,6 +34,7 @@ from coldstart.stage import MANIFEST, CheckpointManifest, Fingerprints, StageInp
 from coldstart.status import ErrorCode
 from coldstart_trainer.architecture import model_type
 from coldstart_trainer.hub import without_token
+from coldstart_trainer.plain import require_plain
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -190,6 +191,7 @@ def _known_base(order: StageOrder) -> str | None:
 
 
 def _fingerprints(directory: Path, order: StageOrder, base: str) -> Fingerprints:
+    require_plain(directory)
     return Fingerprints(
         base_model=base,
         tokenizer=files_fingerprint(directory, TOKENIZER_FILES),

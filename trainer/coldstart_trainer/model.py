@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from coldstart.foreign import parsed
 from coldstart.spec import Conversation, Part
+from coldstart_trainer import conversation as chat
 from coldstart_trainer.architecture import (
     ARCHITECTURES,
     PARTS,
@@ -23,6 +24,8 @@ from coldstart_trainer.architecture import (
     model_type,
     require_trainable,
 )
+from coldstart_trainer.plain import require_weights
+from coldstart_trainer.template import require_bounded
 
 __all__ = [
     "PARTS",
@@ -72,10 +75,13 @@ def load_processor(directory: Path, conversation: Conversation) -> Any:
         )
     try:
         processor = _processor(directory, kind, conversation)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        # The library reports a damaged settings file in any of these ways.
-        raise ModelError(f"{directory}: the processor cannot be loaded: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # The library and its Rust report a damaged settings file in whatever way it breaks them.
+        raise ModelError(f"{directory}: the processor cannot be loaded: {_line(error)}") from error
     _check_processor(processor, directory)
+    _try_template(processor, directory, conversation)
     tokenizer_of(processor).padding_side = "left"
     return processor
 
@@ -108,14 +114,17 @@ def load_model(
     factory: Any = transformers.AutoModelForImageTextToText
     if kind in TEXT_ARCHITECTURES:
         factory = transformers.AutoModelForCausalLM
+    require_weights(directory)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     try:
         loaded: Any = factory.from_pretrained(
             directory, dtype=dtype, output_loading_info=True, use_safetensors=True, **_TRUST
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        # A missing, torn or foreign weight file surfaces as any of these.
-        raise ModelError(f"{directory}: the weights cannot be loaded: {error}") from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        # A missing, torn or foreign file surfaces in whatever way it breaks the library.
+        raise ModelError(f"{directory}: the weights cannot be loaded: {_line(error)}") from error
     model, report = loaded
     missing = [*report["missing_keys"], *report.get("mismatched_keys", ())]
     if missing:
@@ -246,9 +255,32 @@ def _chat_template(directory: Path) -> str | None:
     if jinja.is_file():
         return jinja.read_text(encoding="utf-8")
     if legacy.is_file():
-        template = json.loads(legacy.read_bytes()).get("chat_template")
+        found = parsed(legacy.read_bytes())
+        template = found.get("chat_template") if isinstance(found, dict) else None
         return str(template) if template else None
     return None
+
+
+def _line(error: Exception) -> str:
+    """What an error of a library says, and of which kind it is where that says more."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {text}"
+
+
+def _try_template(processor: Any, directory: Path, conversation: Conversation) -> None:
+    """Refuse a chat template that cannot write a prompt, before it is asked for thousands."""
+    messages = chat.prompt("1 + 1?", int(sees_images(processor)), conversation)
+    try:
+        template = processor.chat_template
+        # Of several the library takes that of this name, or none.
+        template = template.get("default") if isinstance(template, dict) else template
+        require_bounded(str(template), json.dumps(messages))
+        prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        tokenizer_of(processor)(prompt)
+    except Exception as error:  # a template is foreign code in a sandbox
+        raise ModelError(
+            f"{directory}: its chat template or tokenizer cannot be used: {_line(error)}"
+        ) from error
 
 
 def _check_processor(processor: Any, directory: Path) -> None:
