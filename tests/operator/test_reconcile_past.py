@@ -36,3 +36,19 @@ def test_no_job_is_made_for_an_ended_run_that_is_listed_as_it_was_when_its_job_w
         assert w.jobs() == []
         made = [one for one in w.server.requests.of("create", "pytorchjobs") if one.status == 201]
         assert len(made) == 1
+
+
+def test_an_ended_run_that_was_edited_while_no_operator_was_there_is_seen_by_the_next():
+    with walked_world() as w:
+        w.apply("r", SFT_ONLY)
+        w.let(60)
+        again(w)
+        w.patch_run("r", {"spec": {"retry": {"limit": 7}}})
+        w.let(60)
+        run = run_of(w)
+        assert run["metadata"]["generation"] == 2
+        assert run["status"]["observedGeneration"] == 2
+        before = len(w.server.requests.writes())
+        again(w)
+        w.let(60)
+        assert len(w.server.requests.writes()) == before
