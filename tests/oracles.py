@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from apiserver.server import ApiServer
@@ -22,6 +23,9 @@ JOBS = {("kubeflow.org", "pytorchjobs"): "pytorchjobs", ("batch", "jobs"): "jobs
 
 TYPES = ("Accepted", "Queued", "Running", "Suspended", "Succeeded", "Failed")
 _LABEL = "coldstart.dev/"
+
+LOST = timedelta(seconds=60)
+"""So long after its end was due a pod is taken for lost with its node (`Settings.lost_pod`)."""
 
 Object = Mapping[str, Any]
 
@@ -130,6 +134,12 @@ class Oracle:
     ends: dict[str, str] = field(default_factory=dict)
     """Which terminal condition a run has, by its UID."""
     limits: dict[str, int] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    """The UIDs of the runs that are no more."""
+    due: dict[str, datetime] = field(default_factory=dict)
+    """When a pod that is being deleted should have ended, by its UID."""
+    lost: set[str] = field(default_factory=set)
+    """The UIDs of pods that are lost with their nodes."""
     created: dict[Attempt, list[str]] = field(default_factory=lambda: defaultdict(list))
     """The UIDs of the jobs that an attempt has had."""
     removed: set[str] = field(default_factory=set)
@@ -158,6 +168,7 @@ class Oracle:
         uid, name = run["metadata"]["uid"], run["metadata"]["name"]
         status = run.get("status") or {}
         if change.type == "DELETED":
+            self.gone.add(uid)
             return
         end = _ended(run)
         if uid in self.ends and end != self.ends[uid]:
@@ -208,7 +219,7 @@ class Oracle:
         """Keep an object among those that live, or not, and count the attempts of its run."""
         thing = change.entry.object
         uid, labels, owner = thing["metadata"]["uid"], _labels(thing), _owner(thing)
-        if change.type == "DELETED" or not alive or not (labels or owner):
+        if change.type == "DELETED" or not alive or uid in self.lost or not (labels or owner):
             living.pop(uid, None)
             return
         # Somebody may have put another run's label on a job; its owner is who made it.
@@ -218,12 +229,26 @@ class Oracle:
         attempt = _attempt(labels) if labels else Attempt(owner, job, "without labels")
         run = f"{thing['metadata']['namespace']}/{name}"
         new = uid not in living
+        if new and (owner or labels.get("run-uid")) in self.gone:
+            return  # made by a request that was late; the garbage collector takes it
+        if new:
+            self._bury(living, thing)
+        if due := thing["metadata"].get("deletionTimestamp"):
+            self.due[uid] = datetime.fromisoformat(due)
         living[uid] = (run, attempt)
         if not new or name in self.allowed:
             return
         at_once = {attempt for other, attempt in living.values() if other == run}
         if len(at_once) > 1:
             self.found.append(f"run {run}: {what} of {sorted(at_once)} live at once")
+
+    def _bury(self, living: dict[str, tuple[str, Attempt]], thing: Object) -> None:
+        """Count no longer what should have ended long before this was made: its node is lost."""
+        made = datetime.fromisoformat(thing["metadata"]["creationTimestamp"])
+        for uid in [uid for uid in living if uid in self.due]:
+            if made - self.due[uid] >= LOST:
+                del living[uid]
+                self.lost.add(uid)
 
 
 def _creations(server: ApiServer) -> Iterator[str]:

@@ -70,6 +70,8 @@ class RunMark(NamedTuple):
     ended: bool
     expires: bool
     """Whether it is to be deleted some time after its end."""
+    observed: bool
+    """Whether its status speaks of its latest spec."""
     told: Told = Told()
 
     @classmethod
@@ -81,7 +83,9 @@ class RunMark(NamedTuple):
         )
         expires = documents.value(document, "spec", "ttlSecondsAfterFinished") is not None
         phase = documents.text(document, "status", "phase") or "Pending"
-        return cls(phase, ended, expires, Told.of(document))
+        generation = documents.whole(document, "metadata", "generation")
+        observed = documents.whole(document, "status", "observedGeneration") == generation
+        return cls(phase, ended, expires, observed, Told.of(document))
 
 
 class ChildMark(NamedTuple):
@@ -201,7 +205,8 @@ class Controller:
                 await asyncio.sleep(PRIME_AGAIN)
         self._primed = True
         for key, mark in self.runs.marks():
-            if mark.ended and (mark.expires or self._has_live_children(key)):
+            rests = mark.observed and not mark.expires and not self._has_live_children(key)
+            if mark.ended and not rests:
                 self.queue.add(key)
         logger.info("found %d runs, of which %d want a look", len(self.runs), self.queue.depth)
         marks = self.runs.marks

@@ -197,11 +197,14 @@ class Reconciler:
         decision = replace(decision, status=self._with_progress(key, decision.status))
         if isinstance(decision.action, Start):
             return await self._start(run, document, decision, sight, begun)
-        left = await self._write_unhurried(key, document, run.status, decision.status)
-        self._inspect(key, decision.status, sight)
         if isinstance(decision.action, Stop):
+            self._inspect(key, decision.status, sight)
+            if await self._record(document, run.status, decision.status) is document:
+                await self._confirm(document)
             await self._stop(decision.action, sight)
             return 0.0
+        left = await self._write_unhurried(key, document, run.status, decision.status)
+        self._inspect(key, decision.status, sight)
         if isinstance(decision.action, Finished):
             return 0.0
         return self._next(key, run, decision.action, sight, left)
@@ -247,7 +250,9 @@ class Reconciler:
             manifests = kind.manifests(run, order, self.settings.image)
         except ValueError as error:
             raise statuses.InvalidRun("InvalidSpec", str(error)) from error
-        if not _recorded(run, action):
+        if _recorded(run, action):
+            await self._confirm(document)
+        else:
             document = await self._record(document, run.status, status)
         try:
             if action.attempt > 1 and not sight.get(action.stage.value, action.attempt - 1):
@@ -385,6 +390,21 @@ class Reconciler:
         if before.stages != after.stages:
             self.dependents(key_of(document))
         return result
+
+    async def _confirm(self, document: Json) -> None:
+        """See to it that a run is as it is known, before a deed without a write of its status.
+
+        A list or a watch stream that lags may show a run as it was. The write of its status is
+        refused then; a job would be made or deleted all the same.
+
+        Raises:
+            ApiError: it has changed, is gone, or no answer.
+        """
+        key = key_of(document)
+        there = await self.cluster.get(RUNS, key.namespace, key.name)
+        if version_of(there) != version_of(document):
+            self.runs.put(there)
+            raise ApiError(409, "Conflict", "the run has changed since it was seen")
 
     async def _patch(self, document: Json, status: Json) -> Json:
         """Write what differs of a status; what comes back is what is known from here on.

@@ -29,8 +29,9 @@ class Collector:
         self.enabled = True
         """Off, dependents stay: as with a slow or dead controller manager."""
         self._uids: dict[str, Address] = {}
-        self._dependents: dict[str, set[Address]] = {}
-        self._due: set[Address] = set()
+        # Without values, to be gone through in the same order each time.
+        self._dependents: dict[str, dict[Address, None]] = {}
+        self._due: dict[Address, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         objects.store.listeners.append(self._changed)
 
@@ -38,12 +39,12 @@ class Collector:
         metadata = change.entry.object["metadata"]
         address = (key, change.entry.place)
         for owner in metadata.get("ownerReferences") or ():
-            dependents = self._dependents.setdefault(owner["uid"], set())
+            dependents = self._dependents.setdefault(owner["uid"], {})
             if change.type == "DELETED":
-                dependents.discard(address)
+                dependents.pop(address, None)
                 self._later(self._uids.get(owner["uid"]))
             else:
-                dependents.add(address)
+                dependents[address] = None
                 if owner["uid"] not in self._uids:
                     self._later(address)
         if change.type == "DELETED":
@@ -60,7 +61,7 @@ class Collector:
     def _later(self, address: Address | None) -> None:
         if address is None:
             return
-        self._due.add(address)
+        self._due[address] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.seconds, self.sweep)
 
@@ -79,7 +80,7 @@ class Collector:
     def sweep(self) -> None:
         """Do what is due, and what that makes due later."""
         self._timer = None
-        due, self._due = self._due, set()
+        due, self._due = self._due, {}
         if not self.enabled:
             self._due = due
             return
@@ -144,7 +145,7 @@ class Collector:
         metadata = entry.object["metadata"]
         owners = [one for one in metadata["ownerReferences"] if one["uid"] != uid]
         document = {**entry.object, "metadata": {**metadata, "ownerReferences": owners}}
-        self._dependents.get(uid, set()).discard((resource.key, entry.place))
+        self._dependents.get(uid, {}).pop((resource.key, entry.place), None)
         self.objects.update(resource, *entry.place, document)
 
     def _emptied(self, namespace: str) -> bool:

@@ -101,7 +101,8 @@ class Collection:
     history: deque[Change] = field(default_factory=deque)
     compacted: int = 0
     """No history at or before this version."""
-    watchers: set[Watcher] = field(default_factory=set)
+    watchers: dict[Watcher, None] = field(default_factory=dict)
+    """In the order in which they came."""
 
     def at(self, version: int) -> list[Entry]:
         """The objects as they were.

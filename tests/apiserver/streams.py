@@ -78,12 +78,12 @@ class Stream:
         else:
             changes = collection.since(_version(text))
             frames = [frame for one in changes for frame in self._frames(one)]
-        collection.watchers.add(self.watcher)
+        collection.watchers[self.watcher] = None
         return frames
 
     def stop(self) -> None:
         """Watch no more."""
-        self.collection.watchers.discard(self.watcher)
+        self.collection.watchers.pop(self.watcher, None)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes to send.

@@ -140,4 +140,4 @@ def test_a_job_of_another_uid_or_owner_wakes_and_one_of_another_run_wakes_both()
 def test_the_mark_of_a_run_survives_any_status():
     for status in (None, "x", [], {"conditions": "x"}, {"conditions": ["x"]}, {"phase": 7}):
         mark = RunMark.of({**document(1), "status": status})
-        assert mark == RunMark("Pending", ended=False, expires=False)
+        assert mark == RunMark("Pending", ended=False, expires=False, observed=False)
