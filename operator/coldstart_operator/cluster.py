@@ -144,17 +144,21 @@ class Cluster:
         """
         return await self._request("POST", resource, namespace, body=body)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> Json:
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, version: str | None = None
+    ) -> Json:
         """Delete an object, and keep it in sight until what it owns is gone.
 
         Raises:
-            ApiError: it is not there, is another one than `uid`, refused, or no answer.
+            ApiError: it is not there, is another one than `uid`, has changed since `version`,
+                refused, or no answer.
         """
         body = {
             "apiVersion": "v1",
+        conditions = {"uid": uid} | ({} if version is None else {"resourceVersion": version})
             "kind": "DeleteOptions",
             "propagationPolicy": "Foreground",
-            "preconditions": {"uid": uid},
+            "preconditions": conditions,
         }
         return await self._request("DELETE", resource, namespace, name, body=body)
 

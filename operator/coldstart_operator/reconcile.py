@@ -197,12 +197,14 @@ class Reconciler:
         decision = replace(decision, status=self._with_progress(key, decision.status))
         if isinstance(decision.action, Start):
             return await self._start(run, document, decision, sight, begun)
-        left = await self._write_unhurried(key, document, run.status, decision.status)
-        self._inspect(key, decision.status, sight)
         if isinstance(decision.action, Stop):
             await self._stop(decision.action, sight)
+            if await self._record(document, run.status, decision.status) is document:
+                await self._confirm(document)
             return 0.0
         if isinstance(decision.action, Finished):
+        left = await self._write_unhurried(key, document, run.status, decision.status)
+        self._inspect(key, decision.status, sight)
             return 0.0
         return self._next(key, run, decision.action, sight, left)
 
@@ -247,7 +249,9 @@ class Reconciler:
             manifests = kind.manifests(run, order, self.settings.image)
         except ValueError as error:
             raise statuses.InvalidRun("InvalidSpec", str(error)) from error
-        if not _recorded(run, action):
+        if _recorded(run, action):
+            await self._confirm(document)
+        else:
             document = await self._record(document, run.status, status)
         try:
             if action.attempt > 1 and not sight.get(action.stage.value, action.attempt - 1):
@@ -317,8 +321,10 @@ class Reconciler:
         left = lifetime - (now - status.finished_at).total_seconds()
         if left > 0:
             return left
-        uid = str(document["metadata"]["uid"])
-        await self.cluster.delete(RUNS, key.namespace, key.name, uid)
+        # Only as it is known: who gives it more time may just have done so.
+        await self._confirm(document)
+        uid, version = (str(document["metadata"][name]) for name in ("uid", "resourceVersion"))
+        await self.cluster.delete(RUNS, key.namespace, key.name, uid, version)
         return None
 
     def _explained(self, key: Key, sight: Sight) -> Sight:
@@ -381,6 +387,26 @@ class Reconciler:
         return result
 
     async def _patch(self, document: Json, status: Json) -> Json:
+    async def _confirm(self, document: Json) -> None:
+        """See to it that a run is as it is known, before a deed for which nothing is written.
+
+        After a restart, and beside another operator, what is known may be of the past: no job is
+        made or deleted on its word.
+
+        Raises:
+            ApiError: the run has changed or is gone, or the API server did not answer.
+        """
+        key = key_of(document)
+        try:
+            found = await self.cluster.get(RUNS, key.namespace, key.name)
+        except ApiError as error:
+            if error.missing:
+                self.runs.drop(document)
+            raise
+        if version_of(found) != version_of(document):
+            self.runs.put(found)
+            raise ApiError(409, "Conflict", "the run is no longer as it was known")
+
         """Write what differs of a status; what comes back is what is known from here on.
 
         Raises:
