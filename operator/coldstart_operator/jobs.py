@@ -11,7 +11,7 @@ from coldstart.children.backend import BACKENDS, Backend, Resource, backend
 from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
-from coldstart_operator.cache import Cache
+from coldstart_operator.cache import Cache, version_of
 from coldstart_operator.cluster import SERVICES, ApiError, Cluster, owner_uid
 from coldstart_operator.sight import Found
 
@@ -170,7 +170,9 @@ class Jobs:
                 raise
             cache.drop(found.document)
             return True
-        return cache.put(there)
+        # The cache may have been told of it meanwhile; what was decided on was not.
+        cache.put(there)
+        return version_of(there) != version_of(found.document)
 
     async def delete(self, found: Found) -> None:
         """Delete a job; it stays in sight until its pods have ended.

@@ -107,7 +107,11 @@ class Observer:
                 return False
             raise
         labels = document["metadata"].get("labels") or {}
-        return labels.get(LABEL) == run.metadata.name and self.children[kind.name].put(document)
+        if labels.get(LABEL) != run.metadata.name:
+            return False
+        # That it is no news means that the watch stream has told of it while this was asked.
+        self.children[kind.name].put(document)
+        return True
 
     def _sight(self, run: ReasoningRun, pods: tuple[Json, ...] | None, now: datetime) -> Sight:
         key = Key(run.metadata.namespace or "", run.metadata.name)
