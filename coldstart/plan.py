@@ -54,6 +54,8 @@ class Child:
     result: StageResult | None = None
     exit_code: int | None = None
     message: str = ""
+    lost: bool = False
+    """Whether it lives on without one of its machines, which nobody will give back to it."""
 
 
 @dataclass(frozen=True)
@@ -306,10 +308,14 @@ def _live_step(run: ReasoningRun, entry: StageStatus, child: Child, now: datetim
         entry = entry.model_copy(update={"state": StageState.STOPPING})
         return Stop(child.stage, child.attempt, "the run is suspended"), entry, f"suspends {where}"
     left = _time_left(run.spec.stage(child.stage), entry, now)
-    if left is not None and left <= 0:
-        error = StageError(
-            code=ErrorCode.DEADLINE_EXCEEDED,
-            message=f"{where} ran longer than spec.{entry.name}.timeoutSeconds",
+    if child.lost or (left is not None and left <= 0):
+        error = (
+            StageError(code=ErrorCode.WORKER_LOST, message=f"{where}: {child.message}")
+            if child.lost
+            else StageError(
+                code=ErrorCode.DEADLINE_EXCEEDED,
+                message=f"{where} ran longer than spec.{entry.name}.timeoutSeconds",
+            )
         )
         entry = entry.model_copy(update={"state": StageState.STOPPING, "error": error})
         return Stop(child.stage, child.attempt, error.message), entry, error.message

@@ -8,7 +8,8 @@ from time import monotonic
 from typing import Any
 
 from coldstart.children.backend import BACKENDS, Backend, Resource, backend
-from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE
+from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE, child_name
+from coldstart.plan import ChildState
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
 from coldstart_operator.cache import Cache, version_of
@@ -121,7 +122,7 @@ class Jobs:
 
         Raises:
             Held: it does; its labels were changed, so that nobody told of it.
-            ApiError: no answer.
+            ApiError: it does, and should have been seen; or no answer.
         """
         namespace = run.metadata.namespace or ""
         try:
@@ -130,10 +131,18 @@ class Jobs:
             if error.missing:
                 return
             raise
+        labels = there["metadata"].get("labels") or {}
         labelled = {**there, "metadata": {**there["metadata"], "labels": ANY_ATTEMPT}}
         child = kind.observe(labelled, (), datetime.now(UTC))
-        if owner_uid(there) == run.metadata.uid and child and child.state.live:
-            raise _changed(f"{kind.resource.kind} {namespace}/{name}")
+        if owner_uid(there) != run.metadata.uid or child is None or not child.state.live:
+            return
+        what = f"{kind.resource.kind} {namespace}/{name}"
+        if not _known(run, name, labels):
+            raise _changed(what)
+        # One that is being deleted is out of sight because its pods are lost with their node.
+        if child.state is not ChildState.STOPPING:
+            self.children[kind.name].put(there)
+            raise ApiError(409, "Conflict", f"{what} is there, and was not known to be")
 
     async def _refused(self, resource: Resource, error: ApiError) -> None:
         """What a refusal means for the run.
@@ -193,6 +202,15 @@ class Jobs:
             return
         if left.get("kind") == resource.kind and left["metadata"].get("deletionTimestamp"):
             cache.put(left)
+
+
+def _known(run: ReasoningRun, name: str, labels: dict[str, Any]) -> bool:
+    """Whether labels are those of the attempt of this name."""
+    stage, number = str(labels.get(STAGE)), str(labels.get(ATTEMPT))
+    if (labels.get(RUN), labels.get(RUN_UID)) != (run.metadata.name, run.metadata.uid):
+        return False
+    right = stage in list(Stage) and number.isdecimal()
+    return right and child_name(run.metadata.name, Stage(stage), int(number)) == name
 
 
 def _identity(document: Json) -> set[tuple[str, str]]:

@@ -53,7 +53,8 @@ LOOK_AGAIN = 3.0
 """Seconds until pods that still end, which nobody watches, are looked at again."""
 
 STOPPING_AGAIN = 30.0
-"""Seconds until a job that is being deleted is looked at again: its node may be lost."""
+"""Seconds until a job that is being deleted, or lacks a pod, is looked at again: its node may be
+lost."""
 
 SAY_FROM = 3
 """Failures in a row from which on a run says that the API server does not answer."""
@@ -220,7 +221,7 @@ class Reconciler:
                     self._dependents.setdefault(other, set()).add(key)
         if sight.remains or sight.unsettled:
             waits.append(LOOK_AGAIN)
-        if any(child.state is ChildState.STOPPING for child in sight.children):
+        if sight.reduced or any(child.state is ChildState.STOPPING for child in sight.children):
             waits.append(STOPPING_AGAIN)
         return min(waits, default=None)
 
