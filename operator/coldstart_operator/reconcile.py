@@ -199,13 +199,13 @@ class Reconciler:
         if isinstance(decision.action, Start):
             return await self._start(run, document, decision, sight, begun)
         if isinstance(decision.action, Stop):
-            await self._stop(decision.action, sight)
             if await self._record(document, run.status, decision.status) is document:
                 await self._confirm(document)
+            await self._stop(decision.action, sight)
             return 0.0
-        if isinstance(decision.action, Finished):
         left = await self._write_unhurried(key, document, run.status, decision.status)
         self._inspect(key, decision.status, sight)
+        if isinstance(decision.action, Finished):
             return 0.0
         return self._next(key, run, decision.action, sight, left)
 
@@ -387,7 +387,6 @@ class Reconciler:
             self.dependents(key_of(document))
         return result
 
-    async def _patch(self, document: Json, status: Json) -> Json:
     async def _confirm(self, document: Json) -> None:
         """See to it that a run is as it is known, before a deed for which nothing is written.
 
@@ -408,6 +407,7 @@ class Reconciler:
             self.runs.put(found)
             raise ApiError(409, "Conflict", "the run is no longer as it was known")
 
+    async def _patch(self, document: Json, status: Json) -> Json:
         """Write what differs of a status; what comes back is what is known from here on.
 
         Raises:
@@ -425,7 +425,9 @@ class Reconciler:
             if error.conflict:
                 self.runs.put(await self.cluster.get(RUNS, key.namespace, key.name))
             raise
-        self.health.expect(RUNS.plural, key, version_of(result))
+        # What changed nothing, such as fields that an older definition prunes, is not told of.
+        if version_of(result) != version_of(document):
+            self.health.expect(RUNS.plural, key, version_of(result))
         self.runs.put(result)
         if key in self._memories:
             self._memories[key].written = monotonic()
