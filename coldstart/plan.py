@@ -430,8 +430,9 @@ def _start(
     observed: Observation,
     now: datetime,
 ) -> _Outcome:
-    if entry.retry_at is not None and now < entry.retry_at:
-        left = (entry.retry_at - now).total_seconds()
+    left = (entry.retry_at - now).total_seconds() if entry.retry_at else 0.0
+    # A retry that is further off than any wait was planned before the clock was set back.
+    if 0 < left <= run.spec.retry.max_backoff_seconds:
         why = entry.error.message if entry.error else ""
         message = f"{entry.name} tries again in {left:.0f} s: {why}"
         return Wait(left, WaitsFor.TIME), entry, message
