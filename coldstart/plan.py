@@ -54,6 +54,8 @@ class Child:
     result: StageResult | None = None
     exit_code: int | None = None
     message: str = ""
+    lost: bool = False
+    """Whether it lives on without one of its machines, which nobody will give back to it."""
 
 
 @dataclass(frozen=True)
@@ -306,10 +308,14 @@ def _live_step(run: ReasoningRun, entry: StageStatus, child: Child, now: datetim
         entry = entry.model_copy(update={"state": StageState.STOPPING})
         return Stop(child.stage, child.attempt, "the run is suspended"), entry, f"suspends {where}"
     left = _time_left(run.spec.stage(child.stage), entry, now)
-    if left is not None and left <= 0:
-        error = StageError(
-            code=ErrorCode.DEADLINE_EXCEEDED,
-            message=f"{where} ran longer than spec.{entry.name}.timeoutSeconds",
+    if child.lost or (left is not None and left <= 0):
+        error = (
+            StageError(code=ErrorCode.WORKER_LOST, message=f"{where}: {child.message}")
+            if child.lost
+            else StageError(
+                code=ErrorCode.DEADLINE_EXCEEDED,
+                message=f"{where} ran longer than spec.{entry.name}.timeoutSeconds",
+            )
         )
         entry = entry.model_copy(update={"state": StageState.STOPPING, "error": error})
         return Stop(child.stage, child.attempt, error.message), entry, error.message
@@ -424,8 +430,9 @@ def _start(
     observed: Observation,
     now: datetime,
 ) -> _Outcome:
-    if entry.retry_at is not None and now < entry.retry_at:
-        left = (entry.retry_at - now).total_seconds()
+    left = (entry.retry_at - now).total_seconds() if entry.retry_at else 0.0
+    # A retry that is further off than any wait was planned before the clock was set back.
+    if 0 < left <= run.spec.retry.max_backoff_seconds:
         why = entry.error.message if entry.error else ""
         message = f"{entry.name} tries again in {left:.0f} s: {why}"
         return Wait(left, WaitsFor.TIME), entry, message

@@ -306,15 +306,14 @@ def world(directory, script=None, *, pytorch=True, crd=True, **options):
     with place(directory, script, pytorch=pytorch, crd=crd, **options) as found:
         found.judged = JUDGED.get()
         yield found
-        if found.judged:
-            found.judge()
+        found.judge()
 
 
 PLACE = ContextVar("PLACE", default=None)
 """Where worlds are, as a function like `in_process`; none: there."""
 
 JUDGED = ContextVar("JUDGED", default=False)
-"""Whether what happens in worlds is held to the safety rules."""
+"""Whether worlds must also come to rest when all has ended; no rule may be broken in any."""
 
 
 @contextmanager

@@ -124,6 +124,10 @@ def _observed(attempt: seen.Attempt, now: datetime) -> Child:
         return attempt.failure(failed, now)
     if attempt.holds("Suspended") or attempt.told_to_suspend:
         return attempt.child(ChildState.QUEUED)
+    # Its controller waits for that pod's end before it says that the job has failed.
+    if pod := attempt.lost(now):
+        text = f"node lost: pod {pod.name} should have ended, and its node does not answer"
+        return attempt.child(ChildState.PENDING, text, lost=True)
     runs = _all_started(attempt.job)
     return attempt.child(ChildState.RUNNING if runs else ChildState.PENDING)
 

@@ -189,9 +189,18 @@ class Attempt:
         """Whether the job has the condition, and it is True."""
         return self.true(type_) is not None
 
-    def child(self, state: ChildState, message: str = "") -> Child:
+    def child(self, state: ChildState, message: str = "", *, lost: bool = False) -> Child:
         """The attempt while it lives."""
-        return Child(self.stage, self.number, state, message=message)
+        return Child(self.stage, self.number, state, message=message, lost=lost)
+
+    def lost(self, now: datetime) -> Pod | None:
+        """A pod that should have ended long ago: its node is gone, and nobody will end it."""
+        late = (
+            pod
+            for pod in self.pods
+            if pod.active and pod.gone_by and _seconds(pod.gone_by, now) > MARGIN_SECONDS
+        )
+        return next(late, None)
 
     def ended(self, state: ChildState, message: str = "") -> Child:
         """The attempt after its end, with what rank 0 reported and how the first failure ended."""

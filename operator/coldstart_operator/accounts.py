@@ -20,7 +20,8 @@ Json = dict[str, Any]
 def clocked(status: RunStatus | None, children: Sequence[Child], now: datetime) -> RunStatus | None:
     """The recorded status with the clock of an attempt that does not run yet set to now.
 
-    An attempt in a queue uses up no deadline, and one that was put back into it begins anew.
+    An attempt in a queue uses up no deadline, and one that was put back into it begins anew. What
+    a clock that was ahead of this one has recorded is taken for now: no deadline is put off.
     """
     if status is None:
         return None
@@ -28,6 +29,9 @@ def clocked(status: RunStatus | None, children: Sequence[Child], now: datetime) 
 
 
 def _clocked(entry: StageStatus, children: Sequence[Child], now: datetime) -> StageStatus:
+    started = entry.attempt_started_at
+    if started is not None and started > now:
+        entry = entry.model_copy(update={"attempt_started_at": now})
     child = _child(children, entry)
     if child is None:
         return entry

@@ -44,11 +44,13 @@ _GROUPS = Resource("", "", "groups", "")
 class ApiError(Exception):
     """The API server refused a request, or did not answer (code 0)."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    def __init__(self, code: int, reason: str, message: str, retry_after: float = 0.0) -> None:
         super().__init__(f"{reason}: {message}")
         self.code = code
         self.reason = reason
         self.message = message
+        self.retry_after = retry_after
+        """Seconds that the API server wants to be left alone for."""
 
     @property
     def missing(self) -> bool:
@@ -144,17 +146,21 @@ class Cluster:
         """
         return await self._request("POST", resource, namespace, body=body)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> Json:
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, version: str | None = None
+    ) -> Json:
         """Delete an object, and keep it in sight until what it owns is gone.
 
         Raises:
-            ApiError: it is not there, is another one than `uid`, refused, or no answer.
+            ApiError: it is not there, is another one than `uid`, has changed since `version`,
+                refused, or no answer.
         """
+        conditions = {"uid": uid} | ({} if version is None else {"resourceVersion": version})
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Foreground",
-            "preconditions": {"uid": uid},
+            "preconditions": conditions,
         }
         return await self._request("DELETE", resource, namespace, name, body=body)
 
@@ -259,24 +265,24 @@ class Cluster:
         path = path or _path(resource, namespace, name)
         code = 0
         try:
-            code, data = await self._exchange(verb, path, query, body)
+            code, data, wait = await self._exchange(verb, path, query, body)
         except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
             raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from error
         finally:
             API_REQUESTS.labels(verb.lower(), resource.plural, str(code)).inc()
         self.heard = monotonic()
         if not _fine(code):
-            raise _refusal(code, data)
+            raise _refusal(code, data, wait)
         return _document(data)
 
     async def _exchange(
         self, verb: str, path: str, query: dict[str, str] | None, body: Json | None
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, bytes, str]:
         response = await self._send(verb, path, query, body, self._timeout)
         with suppress(KeyError, TypeError, ValueError):  # something in between may spoil it
             sent = parsedate_to_datetime(response.headers["Date"])
             self._ahead = datetime.now(UTC) - sent
-        return response.status, await response.read()
+        return response.status, await response.read(), response.getheader("Retry-After", "")
 
     async def _send(
         self,
@@ -323,13 +329,14 @@ def _fine(code: int) -> bool:
     return code < 300  # noqa: PLR2004
 
 
-def _refusal(code: int, data: bytes) -> ApiError:
-    """The error in an answer."""
+def _refusal(code: int, data: bytes, wait: str = "") -> ApiError:
+    """The error in an answer; `wait` is its `Retry-After`."""
     document = _document(data)
     return ApiError(
         code,
         str(document.get("reason") or f"HTTP{code}"),
         str(document.get("message") or data[:200].decode(errors="replace").strip()),
+        float(wait) if wait.isdecimal() and len(wait) < 10 else 0.0,  # noqa: PLR2004
     )
 
 

@@ -8,11 +8,11 @@ from time import monotonic
 from typing import Any
 
 from coldstart.children.backend import BACKENDS, Backend, Resource, backend
-from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE
+from coldstart.children.identity import ATTEMPT, RUN, RUN_UID, STAGE, child_name
 from coldstart.plan import ChildState
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
-from coldstart_operator.cache import Cache
+from coldstart_operator.cache import Cache, version_of
 from coldstart_operator.cluster import SERVICES, ApiError, Cluster, owner_uid
 from coldstart_operator.sight import Found
 
@@ -124,7 +124,7 @@ class Jobs:
 
         Raises:
             Held: it does; its labels were changed, so that nobody told of it.
-            ApiError: no answer.
+            ApiError: it does, and should have been seen; or no answer.
         """
         namespace = run.metadata.namespace or ""
         try:
@@ -133,11 +133,17 @@ class Jobs:
             if error.missing:
                 return
             raise
+        labels = there["metadata"].get("labels") or {}
         labelled = {**there, "metadata": {**there["metadata"], "labels": ANY_ATTEMPT}}
         child = kind.observe(labelled, (), datetime.now(UTC))
         lives = child and child.state.live and child.state is not ChildState.STOPPING
-        if owner_uid(there) == run.metadata.uid and lives:
-            raise _changed(f"{kind.resource.kind} {namespace}/{name}")
+        if owner_uid(there) != run.metadata.uid or not lives:
+            return
+        what = f"{kind.resource.kind} {namespace}/{name}"
+        if not _known(run, name, labels):
+            raise _changed(what)
+        self.children[kind.name].put(there)
+        raise ApiError(409, "Conflict", f"{what} is there, and was not known to be")
 
     async def _refused(self, resource: Resource, error: ApiError) -> None:
         """What a refusal means for the run.
@@ -174,7 +180,9 @@ class Jobs:
                 raise
             cache.drop(found.document)
             return True
-        return cache.put(there)
+        # The cache may have been told of it meanwhile; what was decided on was not.
+        cache.put(there)
+        return version_of(there) != version_of(found.document)
 
     async def delete(self, found: Found) -> None:
         """Delete a job; it stays in sight until its pods have ended.
@@ -195,6 +203,15 @@ class Jobs:
             return
         if left.get("kind") == resource.kind and left["metadata"].get("deletionTimestamp"):
             cache.put(left)
+
+
+def _known(run: ReasoningRun, name: str, labels: dict[str, Any]) -> bool:
+    """Whether labels are those of the attempt of this name."""
+    stage, number = str(labels.get(STAGE)), str(labels.get(ATTEMPT))
+    if (labels.get(RUN), labels.get(RUN_UID)) != (run.metadata.name, run.metadata.uid):
+        return False
+    right = stage in list(Stage) and number.isdecimal()
+    return right and child_name(run.metadata.name, Stage(stage), int(number)) == name
 
 
 def _identity(document: Json) -> set[tuple[str, str]]:

@@ -53,7 +53,8 @@ LOOK_AGAIN = 3.0
 """Seconds until pods that still end, which nobody watches, are looked at again."""
 
 STOPPING_AGAIN = 30.0
-"""Seconds until a job that is being deleted is looked at again: its node may be lost."""
+"""Seconds until a job that is being deleted, or lacks a pod, is looked at again: its node may be
+lost."""
 
 SAY_FROM = 3
 """Failures in a row from which on a run says that the API server does not answer."""
@@ -221,7 +222,7 @@ class Reconciler:
                     self._dependents.setdefault(other, set()).add(key)
         if sight.remains or sight.unsettled:
             waits.append(LOOK_AGAIN)
-        if any(child.state is ChildState.STOPPING for child in sight.children):
+        if sight.reduced or any(child.state is ChildState.STOPPING for child in sight.children):
             waits.append(STOPPING_AGAIN)
         return min(waits, default=None)
 
@@ -322,11 +323,13 @@ class Reconciler:
         left = lifetime - (now - status.finished_at).total_seconds()
         if left > 0:
             return left
-        uid = str(document["metadata"]["uid"])
+        uid, version = (str(document["metadata"][name]) for name in ("uid", "resourceVersion"))
         try:
-            await self.cluster.delete(RUNS, key.namespace, key.name, uid)
+            # Only as it is known: who gives it more time may just have done so.
+            await self._confirm(document)
+            await self.cluster.delete(RUNS, key.namespace, key.name, uid, version)
         except ApiError as error:
-            if not (error.missing or error.conflict):
+            if not error.missing:
                 raise
             self.runs.drop(document)
             return 0.0
@@ -392,19 +395,24 @@ class Reconciler:
         return result
 
     async def _confirm(self, document: Json) -> None:
-        """See to it that a run is as it is known, before a deed without a write of its status.
+        """See to it that a run is as it is known, before a deed for which nothing is written.
 
-        A list or a watch stream that lags may show a run as it was. The write of its status is
-        refused then; a job would be made or deleted all the same.
+        After a restart, and beside another operator, what is known may be of the past: no job is
+        made or deleted on its word.
 
         Raises:
-            ApiError: it has changed, is gone, or no answer.
+            ApiError: the run has changed or is gone, or the API server did not answer.
         """
         key = key_of(document)
-        there = await self.cluster.get(RUNS, key.namespace, key.name)
-        if version_of(there) != version_of(document):
-            self.runs.put(there)
-            raise ApiError(409, "Conflict", "the run has changed since it was seen")
+        try:
+            found = await self.cluster.get(RUNS, key.namespace, key.name)
+        except ApiError as error:
+            if error.missing:
+                self.runs.drop(document)
+            raise
+        if version_of(found) != version_of(document):
+            self.runs.put(found)
+            raise ApiError(409, "Conflict", "the run is no longer as it was known")
 
     async def _patch(self, document: Json, status: Json) -> Json:
         """Write what differs of a status; what comes back is what is known from here on.
@@ -424,7 +432,8 @@ class Reconciler:
             if error.conflict:
                 self.runs.put(await self.cluster.get(RUNS, key.namespace, key.name))
             raise
-        # The stream may have told of it before the answer came, or of the run's deletion since.
+        # Not where the stream told of it before the answer came, or of the run's deletion since,
+        # nor where it changed nothing, as fields do that an older definition prunes.
         if self.runs.put(result):
             self.health.expect(RUNS.plural, key, version_of(result))
         if key in self._memories:

@@ -45,6 +45,8 @@ class Sight:
     """The pods of this run's name; None as long as they were not needed."""
     unsettled: bool = False
     """Whether a job has ended of which pods may still write; nobody tells when they have ended."""
+    reduced: bool = False
+    """Whether a job that ran lacks a pod; nobody tells when that is lost with its node."""
 
     @property
     def observation(self) -> Observation:
@@ -74,7 +76,7 @@ class Observer:
     """Seconds after a pod should have ended until it is taken for lost with its node."""
 
     async def look(self, run: ReasoningRun, now: datetime, *, thorough: bool = False) -> Sight:
-        """Everything there is of a run; pods only if a child has ended unrecorded, or `thorough`.
+        """Everything there is of a run; pods only where they decide something, or if `thorough`.
 
         Raises:
             ApiError: the pods could not be listed, or a job not read.
@@ -86,7 +88,8 @@ class Observer:
                 sight = self._sight(run, None, now)
         ended = {c for c in sight.children if _unrecorded(run, c)}
         overdue = any(_overdue(item, self.lost_after, now) for item in sight.found)
-        if not (thorough or ended or overdue):
+        reduced = any(_reduced(run, child) for child in sight.children)
+        if not (thorough or ended or overdue or reduced):
             return sight
         namespace = run.metadata.namespace or ""
         selector = f"{LABEL}={run.metadata.name}"
@@ -96,7 +99,7 @@ class Observer:
         unsettled = any(
             child.state.live and (child.stage, child.attempt) in numbers for child in sight.children
         )
-        return replace(sight, unsettled=unsettled)
+        return replace(sight, unsettled=unsettled, reduced=reduced)
 
     async def _found(self, run: ReasoningRun, kind: Backend, name: str) -> bool:
         """Whether a child is there that was not in sight: a LIST may tell of the past."""
@@ -107,7 +110,11 @@ class Observer:
                 return False
             raise
         labels = document["metadata"].get("labels") or {}
-        return labels.get(LABEL) == run.metadata.name and self.children[kind.name].put(document)
+        if labels.get(LABEL) != run.metadata.name:
+            return False
+        # That it is no news means that the watch stream has told of it while this was asked.
+        self.children[kind.name].put(document)
+        return True
 
     def _sight(self, run: ReasoningRun, pods: tuple[Json, ...] | None, now: datetime) -> Sight:
         key = Key(run.metadata.namespace or "", run.metadata.name)
@@ -178,6 +185,14 @@ def _unrecorded(run: ReasoningRun, child: Child) -> bool:
     if entry is None or child.attempt > entry.attempt:
         return True
     return child.attempt == entry.attempt and entry.state.live
+
+
+def _reduced(run: ReasoningRun, child: Child) -> bool:
+    """Whether a child that ran does not have all its pods at work any more."""
+    entry = run.status.stage(child.stage.value) if run.status else None
+    if entry is None or entry.attempt != child.attempt:
+        return False
+    return entry.state is StageState.RUNNING and child.state is ChildState.PENDING
 
 
 def _overdue(item: Found, lost_after: float, now: datetime) -> bool:

@@ -26,7 +26,8 @@ class WorkQueue(Generic[Key]):
     """Keys that wait, keys that are worked on, keys that come back later.
 
     `handle` works on a key; it returns after how many seconds the key is to come back, None for
-    never, and raises to have it come back after a wait that doubles with each failure.
+    never, and raises to have it come back after a wait that doubles with each failure, and is no
+    shorter than an error's `retry_after`.
     `failed` is told of what it raised.
     """
 
@@ -129,7 +130,8 @@ class WorkQueue(Generic[Key]):
             after = await self.handle(key)
         except Exception as error:  # noqa: BLE001 - the boundary: one bad key must not end a worker
             number = self._failures[key] = self._failures.get(key, 0) + 1
-            self.add_after(key, min(self.backoff * 2.0 ** min(number - 1, 30), self.max_backoff))
+            wait = max(self.backoff * 2.0 ** min(number - 1, 30), _asked(error))
+            self.add_after(key, min(wait, self.max_backoff))
             await self._tell(key, error, number)
             return
         self._failures.pop(key, None)
@@ -141,3 +143,9 @@ class WorkQueue(Generic[Key]):
             await self.failed(key, error, number)
         except Exception:  # as above; the key comes back in any case
             logger.exception("could not tell of a failure")
+
+
+def _asked(error: Exception) -> float:
+    """The seconds that an error asks for; 0 for none."""
+    asked = getattr(error, "retry_after", 0.0)
+    return float(asked) if isinstance(asked, (int, float)) else 0.0

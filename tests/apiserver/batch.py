@@ -147,11 +147,11 @@ class Batch:
     def _write(
         self, job: Mapping[str, Any], status: dict[str, Any], pods: list[Mapping[str, Any]]
     ) -> None:
-        phases = [one["status"].get("phase") for one in pods if _alive(one)]
+        alive = [one for one in pods if _alive(one)]
         done = sorted({_index(one) for one in pods if one["status"].get("phase") == "Succeeded"})
         ended = _is(status, "Complete") or _is(status, "Failed")
-        status["active"] = 0 if ended else len(phases)
-        status["ready"] = 0 if ended else phases.count("Running")
+        status["active"] = 0 if ended else len(alive)
+        status["ready"] = 0 if ended else sum(map(_ready, alive))
         status["terminating"] = sum(bool(p["metadata"].get("deletionTimestamp")) for p in pods)
         status["succeeded"] = len(done)
         status["uncountedTerminatedPods"] = {}
@@ -164,6 +164,11 @@ class Batch:
 
 def _alive(pod: Mapping[str, Any]) -> bool:
     return pod["status"].get("phase") not in {"Succeeded", "Failed"}
+
+
+def _ready(pod: Mapping[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions") or ()
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def _index(pod: Mapping[str, Any]) -> int:

@@ -50,6 +50,7 @@ def test_a_whole_checkpoint_verifies_and_has_a_stable_digest(tmp_path):
     verify(tmp_path / "c", digest)
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -96,6 +97,7 @@ def test_a_checkpoint_of_another_base_model_or_conversation_is_refused(
     assert error.value.code is ErrorCode.CHECKPOINT_MISMATCH
 
 
+@pytest.mark.fault(38)
 def test_only_whole_checkpoints_of_the_same_recipe_are_resumed_newest_first(tmp_path):
     run = make_run()
     order = build_order(run, Stage.SFT, 2, {}, storage="/runs", workdir="/work")

@@ -52,6 +52,13 @@ def test_the_clock_of_an_attempt_runs_from_when_it_runs(state, seen, begins):
     assert found.stages[0].attempt_started_at == begins
 
 
+def test_an_attempt_that_begins_in_the_future_begins_now():
+    """A clock that was ahead has written it; its deadline would be put off."""
+    earlier = NOW - (LATER - NOW)
+    found = clocked(status(StageState.RUNNING), [child(ChildState.RUNNING)], earlier)
+    assert found.stages[0].attempt_started_at == earlier
+
+
 def test_an_attempt_that_was_put_back_into_its_queue_is_starting_again():
     found = clocked(status(StageState.RUNNING), [child(ChildState.QUEUED)], LATER)
     assert found.stages[0].state is StageState.STARTING

@@ -69,6 +69,7 @@ def objects(w):
     return [kind for kind in kinds if w.server.find(kind, NAME)]
 
 
+@pytest.mark.fault(47)
 def test_runs_live_through_upgrade_rollback_and_uninstall(tmp_path):
     with world(tmp_path, scripted({("sft", 1): FOREVER}), crd=False) as w, helm(w) as release:
         install_chart(w, release)
@@ -121,6 +122,7 @@ def at(spec):
     return schema["properties"]["spec"]["properties"]
 
 
+@pytest.mark.fault(47)
 def test_an_upgrade_brings_the_new_definition_and_uninstall_leaves_it(tmp_path):
     with world(tmp_path, scripted({("sft", 1): FOREVER}), crd=False) as w, helm(w) as release:
         release.install(

@@ -96,6 +96,7 @@ def pods_of(job):
 # Definitions and manifests
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize("manifest", [MANIFEST, OPERATOR], ids=lambda path: path.stem)
 def test_a_plain_kubectl_apply_installs_it_once(ours, tmp_path, manifest):
     with world(tmp_path) as w:
@@ -149,6 +150,7 @@ CHILDREN = {
 }
 
 
+@pytest.mark.fault(51)
 @pytest.mark.parametrize("name", CHILDREN)
 @pytest.mark.parametrize("backend", [item.name for item in BACKENDS])
 def test_every_child_is_let_into_a_restricted_namespace(there, tmp_path, name, backend):
@@ -160,6 +162,7 @@ def test_every_child_is_let_into_a_restricted_namespace(there, tmp_path, name, b
             dry(w, document)
 
 
+@pytest.mark.fault(51)
 def test_every_pod_of_ours_is_let_into_a_restricted_namespace(there, tmp_path):
     with world(tmp_path) as w:
         restrict(w)
@@ -178,6 +181,7 @@ def test_a_child_that_is_not_restricted_is_refused(there, tmp_path):
             dry(w, pod)
 
 
+@pytest.mark.fault(39)
 def test_random_runs_give_children_that_are_taken(there, tmp_path):
     with world(tmp_path) as w:
         restrict(w)
@@ -207,6 +211,7 @@ def test_jobs_on_several_machines_run_in_a_restricted_namespace(there, tmp_path)
         assert holds(w.end(), "Succeeded")
 
 
+@pytest.mark.fault(11)
 def test_what_pod_security_refuses_is_said(there, tmp_path):
     # The PyTorchJob controller's init container for workers is not restricted.
     with world(tmp_path, scripted({}, FOREVER)) as w, w.operator():
@@ -224,6 +229,7 @@ def _message(run):
 # Refusals
 
 
+@pytest.mark.fault(11)
 def test_a_quota_is_said_and_healed(managed, tmp_path):
     with world(tmp_path) as w, w.operator():
         quota = {"metadata": {"name": "q"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
@@ -247,6 +253,7 @@ def test_a_service_account_that_is_missing_is_said(managed, tmp_path):
         assert holds(w.end(), "Succeeded")
 
 
+@pytest.mark.fault(11)
 def test_a_right_that_is_missing_is_said_and_healed(lacking, tmp_path):
     (role,) = (one for one in _documents() if one["kind"] == "ClusterRole")
     with world(tmp_path) as w, w.operator():
@@ -271,6 +278,7 @@ def _without_create(rule):
 # Elsewhere, and later
 
 
+@pytest.mark.fault(50)
 def test_other_namespaces_are_not_an_operators_business(ours, tmp_path):
     with world(tmp_path) as w, world(tmp_path) as other:
         with w.operator(namespaces=("default",)):

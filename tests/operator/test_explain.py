@@ -142,6 +142,7 @@ def test_a_child_without_pods_and_events_waits_for_its_controller(name):
     assert found == "waits for its controller to create its pods (0 of 2)"
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(
     "signs",
     [

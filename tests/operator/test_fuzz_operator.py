@@ -192,6 +192,7 @@ def now(w):
     w.server.patch("customresourcedefinitions", CRD["metadata"]["name"], versions)
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize("name", LACKS)
 def test_an_older_definition_costs_fields_and_no_more(tmp_path, name):
     with world(tmp_path, crd=False) as w:
@@ -204,6 +205,7 @@ def test_an_older_definition_costs_fields_and_no_more(tmp_path, name):
         assert len(w.writes()) < 25
 
 
+@pytest.mark.fault(14)
 def test_a_definition_that_does_not_take_our_status_yet_is_told_of_and_no_hot_loop(tmp_path):
     crd = older([])
     states = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
@@ -223,6 +225,7 @@ def test_a_definition_that_does_not_take_our_status_yet_is_told_of_and_no_hot_lo
             assert w.created() == ["r-sft-1"]
 
 
+@pytest.mark.fault(48)
 def test_a_definition_that_is_replaced_under_a_run_does_not_end_it(tmp_path):
     with world(tmp_path, scripted({("sft", 1): FOREVER}), crd=False) as w:
         w.server.create("customresourcedefinitions", older(LACKS["what was added to a status"]))
@@ -250,6 +253,7 @@ RENAMED = {
 }
 
 
+@pytest.mark.fault(41)
 def test_specs_of_other_versions_are_refused_by_field_and_mended_in_place(tmp_path):
     with loose(tmp_path) as w, w.operator():
         names = {f"v{number}": RENAMED[name] for number, name in enumerate(RENAMED)}
@@ -326,6 +330,7 @@ def test_no_status_that_is_made_up_breaks_the_reading_of_it(run):
 TIMES = ("2026-01-01T00:00:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59+14:00")
 
 
+@pytest.mark.fault(44)
 @pytest.mark.parametrize("time_", TIMES)
 @pytest.mark.parametrize("state", [item.value for item in StageState])
 def test_no_time_that_an_api_server_takes_breaks_a_decision(time_, state):

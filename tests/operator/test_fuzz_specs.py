@@ -120,6 +120,7 @@ def rendered(run):
     return found
 
 
+@pytest.mark.fault(39)
 @fuzzed(12)
 @given(documents())
 def test_a_right_run_is_the_same_run_to_all_and_can_be_carried_out(file, document):
@@ -394,6 +395,7 @@ def huge(kind):
     }
 
 
+@pytest.mark.fault(42)
 @pytest.mark.parametrize(
     ("kind", "right"),
     [

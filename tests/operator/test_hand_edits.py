@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 
+import pytest
 from apiserver.faults import answer
 from apiserver.scripts import PENDING, Behaviour, failing
 from operating import SFT_ONLY, condition, ended, holds, stage, world
@@ -247,6 +248,7 @@ def share(deeds):
     return [case for case in TABLE if EXAMPLES or case[1] in deeds]
 
 
+@pytest.mark.fault(21)
 def test_a_run_that_is_meddled_with_ends_as_it_should(tmp_path):
     play = Play(share(IN_SIGHT))
     with world(tmp_path, play.script) as play.w, play.w.operator(resync=1.0):
@@ -257,6 +259,7 @@ def test_a_run_that_is_meddled_with_ends_as_it_should(tmp_path):
         judged(play.w, play.cases)
 
 
+@pytest.mark.fault(21, 46)
 def test_a_run_that_is_meddled_with_while_nobody_looks_ends_as_it_should(tmp_path):
     play = Play(share(OUT_OF_SIGHT))
     with world(tmp_path, play.script) as play.w:

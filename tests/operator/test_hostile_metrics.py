@@ -182,6 +182,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_endpoint_tells_nothing_and_takes_no_time(name, monkeypatch):
     monkeypatch.setattr(progress, "TIMEOUT", 0.5)
@@ -235,6 +236,7 @@ def test_a_redirect_is_not_followed():
         assert begun == []
 
 
+@pytest.mark.fault(45)
 def test_no_bytes_of_an_answer_break_the_reading():
     random_ = random.Random(7)
     whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(HONEST), HONEST)
@@ -253,6 +255,7 @@ def test_no_bytes_of_an_answer_break_the_reading():
     assert next(answers) >= 60
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -319,6 +322,7 @@ def test_the_progress_of_a_running_stage_is_in_the_status(tmp_path):
             assert "progress" not in run["status"]
 
 
+@pytest.mark.fault(45)
 def test_hostile_endpoints_cost_their_runs_the_progress_and_nothing_else(tmp_path):
     hostile = {
         **{name: HOSTILE[name] for name in ("hangs", "drips", "floods", "not HTTP", "redirects")},

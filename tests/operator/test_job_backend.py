@@ -164,6 +164,17 @@ def test_a_failure_waits_for_its_pods_but_not_for_a_lost_node(type_):
     assert found[400].exit_code == 2
 
 
+def test_a_live_job_whose_pod_should_have_ended_long_ago_has_lost_its_node():
+    child = job()
+    pods = [seen_pod(child, 0, "Running", deleted_at=0), seen_pod(child, 1, "Running")]
+    found = {
+        after: observe(child, *pods, now=NOW.fromisoformat(stamp(after))) for after in (5, 400)
+    }
+    assert not found[5].lost
+    assert (found[400].lost, found[400].state) == (True, P)
+    assert found[400].message.startswith("node lost: pod r-sft-1-0")
+
+
 def test_an_eviction_for_what_was_used_up_is_a_failure():
     child = job(BY_POLICY)
     pod = seen_pod(child, 0, "Failed", status={"reason": "Evicted", "message": "low on disk"})

@@ -260,6 +260,7 @@ def test_unknown_fields_are_let_pass_where_the_user_says_so(tmp_path):
 # Changing
 
 
+@pytest.mark.fault(52)
 def test_apply_while_it_runs_is_no_change(tmp_path):
     with world(tmp_path, scripted({}, FOREVER)) as w, w.operator():
         kubectl = Kubectl(w.server, tmp_path)
@@ -271,6 +272,7 @@ def test_apply_while_it_runs_is_no_change(tmp_path):
         assert w.created() == ["r-sft-1"]
 
 
+@pytest.mark.fault(52)
 def test_two_managers_that_say_the_same_do_not_flap(tmp_path):
     with world(tmp_path) as w:
         kubectl = Kubectl(w.server, tmp_path)
@@ -361,6 +363,7 @@ WHEN = {"pending": Behaviour(pending=None), "running": FOREVER, "ended": Behavio
 PAIR = {"dataset": {"name": "d.jsonl"}, "resources": {"nodes": 2, "gpusPerNode": 1}}
 
 
+@pytest.mark.fault(46)
 @pytest.mark.parametrize("pytorch", [True, False], ids=["PyTorchJob", "Job"])
 def test_delete_leaves_no_orphan(tmp_path, pytorch):
     with world(tmp_path, lambda one: WHEN[one.run], pytorch=pytorch) as w, w.operator():

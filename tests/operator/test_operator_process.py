@@ -175,6 +175,7 @@ def test_a_run_deleted_while_nobody_watches_leaves_nothing(tmp_path):
             assert w.jobs() == []
 
 
+@pytest.mark.fault(19)
 def test_health_is_red_when_the_streams_do_not_tell_what_was_written(tmp_path):
     options = ("--unhealthy-after", "2", "--resync", "1")
     with world(tmp_path) as w, w.process(*options) as operator:

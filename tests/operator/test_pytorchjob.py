@@ -130,6 +130,7 @@ def test_kueue_finds_its_labels_on_the_job_alone(scheduling, labels, expected):
 CREATED = condition("Created")
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize(
     ("conditions", "expected"),
     [
@@ -370,6 +371,7 @@ TERMINATED = encoded(error=ErrorCode.TERMINATED)
 INVALID = encoded(error=ErrorCode.INVALID_ORDER)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("suspended", "pods", "expected"),
     [

@@ -153,13 +153,13 @@ def test_failures_are_told_apart(tmp_path, name):
             assert run["status"]["message"] != ""
 
 
-def test_an_evicted_pod_costs_no_retry(tmp_path):
+def test_a_pod_that_used_up_its_node_costs_a_retry(tmp_path):
     disrupted = {("sft", number): EVICTED for number in (1, 2)}
     with world(tmp_path, scripted(disrupted)) as w, w.operator():
         w.apply(**SFT_ONLY)
         run = w.end()
         assert holds(run, "Succeeded")
-        assert stage(run, "sft")["attempt"] == 3
+        assert (stage(run, "sft")["attempt"], stage(run, "sft")["failures"]) == (3, 2)
 
 
 def test_retries_wait_and_have_a_limit(tmp_path):
@@ -201,6 +201,7 @@ def test_a_gate_that_refuses_ends_the_run(tmp_path):
         assert w.has_events("GateRefused")
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("propagation", ["Background", "Foreground"])
 def test_a_job_deleted_by_hand_is_replaced_once(tmp_path, propagation):
     script = scripted({("sft", 1): Behaviour(running=None, shutdown=0.5)})
@@ -275,6 +276,7 @@ def test_a_run_deleted_in_the_foreground_is_left_to_die(tmp_path):
         assert w.created() == ["r-sft-1"]
 
 
+@pytest.mark.fault(21)
 def test_a_run_recreated_under_its_name_waits_for_the_end_of_the_earlier_ones_pods(tmp_path):
     slow = Behaviour(running=None, shutdown=1.0)
     first = ""
@@ -331,6 +333,7 @@ def test_time_in_a_queue_uses_up_no_deadline(tmp_path):
         assert stage(run, "sft")["attempt"] == 1
 
 
+@pytest.mark.fault(28)
 def test_a_job_that_kueue_takes_back_goes_on_without_a_failure(tmp_path):
     script = scripted({("sft", 1): FOREVER})
     with world(tmp_path, script) as w, w.operator():
@@ -396,6 +399,7 @@ def test_what_a_lost_attempt_used_is_counted(tmp_path):
         assert 3.9 <= stage(run, "sft")["wastedGpuSeconds"] <= 20
 
 
+@pytest.mark.fault(24)
 def test_an_ended_run_with_a_lifetime_is_remembered_by_the_next_operator(tmp_path):
     with world(tmp_path) as w:
         with w.operator():

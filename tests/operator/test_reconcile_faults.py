@@ -44,6 +44,7 @@ def test_faults_of_the_api_server_cost_time_only(tmp_path, name):
         assert [stage(run, name)["attempt"] for name in ("sft", "grpo", "evaluation")] == [1, 1, 1]
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("kind", ["reasoningruns", "pytorchjobs"])
 def test_what_a_watch_does_not_tell_a_full_list_does(tmp_path, kind):
     with world(tmp_path) as w, w.operator(resync=0.5):
@@ -119,6 +120,7 @@ def test_a_mistake_of_ours_is_told_and_not_a_wedge(tmp_path, monkeypatch):
         assert holds(run, "Accepted")
 
 
+@pytest.mark.fault(25)
 def test_two_operators_at_once_make_each_job_once(tmp_path):
     with world(tmp_path) as w, w.operator(), w.operator():
         for number in range(5):
@@ -134,6 +136,7 @@ def test_two_operators_at_once_make_each_job_once(tmp_path):
         assert len(w.created()) == 15
 
 
+@pytest.mark.fault(50)
 def test_only_its_namespaces_are_an_operators_business(tmp_path):
     with world(tmp_path) as w:
         w.server.create("namespaces", {"metadata": {"name": "ml"}})

@@ -16,6 +16,7 @@ from operating import MANIFEST, SFT_ONLY, condition, holds, run_starts, spec, st
 NO_STAGES = {"sft": None, **SFT_ONLY}
 
 
+@pytest.mark.fault(10)
 def test_a_name_that_is_taken_fails_the_run_and_nothing_is_deleted(tmp_path):
     with world(tmp_path) as w:
         taken = {
@@ -40,6 +41,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_refused_job_is_explained_and_created_when_it_may_be(tmp_path, name):
     code, message, reason = REFUSALS[name]
@@ -63,6 +65,7 @@ def test_a_refused_job_is_explained_and_created_when_it_may_be(tmp_path, name):
         assert condition(run, "Queued")["status"] == "False"
 
 
+@pytest.mark.fault(13)
 def test_a_backend_that_is_not_served_is_waited_for(tmp_path):
     with world(tmp_path, pytorch=False) as w, w.operator():
         w.apply(**SFT_ONLY, backend="PyTorchJob")
@@ -75,6 +78,7 @@ def test_a_backend_that_is_not_served_is_waited_for(tmp_path):
         assert holds(w.end(), "Succeeded")
 
 
+@pytest.mark.fault(13)
 def test_a_backend_that_is_taken_away_is_waited_for(tmp_path):
     with world(tmp_path, scripted({("sft", 1): FOREVER})) as w, w.operator(resync=0.5):
         w.apply(grpo=None, evaluation=None)
@@ -144,6 +148,7 @@ WAITS = {
 }
 
 
+@pytest.mark.fault(11, 26)
 @pytest.mark.parametrize("name", WAITS)
 def test_a_waiting_run_says_what_for(tmp_path, name):
     behaviour, message = WAITS[name]
@@ -166,6 +171,7 @@ def test_a_status_that_was_changed_by_hand_is_refused_and_kept(tmp_path):
             assert w.jobs() == []
 
 
+@pytest.mark.fault(41)
 def test_a_status_of_another_version_is_read_as_far_as_it_is_known(tmp_path):
     with world(tmp_path, crd=False) as w:
         w.server.create("customresourcedefinitions", reasoningruns())

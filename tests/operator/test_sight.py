@@ -84,12 +84,27 @@ def look(cluster, *jobs, state=StageState.RUNNING, thorough=False):
     return run, asyncio.run(observer.look(run, NOW, thorough=thorough))
 
 
-@pytest.mark.parametrize("condition", ["Running", "Created", "Suspended"])
-def test_a_live_child_is_seen_without_asking_for_pods(condition):
+@pytest.mark.parametrize(
+    ("condition", "state"),
+    [
+        ("Running", StageState.RUNNING),
+        ("Created", StageState.STARTING),
+        ("Suspended", StageState.RUNNING),
+    ],
+)
+def test_a_live_child_is_seen_without_asking_for_pods(condition, state):
     cluster = Pods()
-    _, sight = look(cluster, job(condition))
+    _, sight = look(cluster, job(condition), state=state)
     assert cluster.asked == 0
     assert sight.children[0].state.live
+    assert not sight.reduced
+
+
+def test_the_pods_of_a_job_that_ran_and_lacks_one_are_looked_at():
+    cluster = Pods()
+    _, sight = look(cluster, job("Created"), state=StageState.RUNNING)
+    assert cluster.asked == 1
+    assert sight.reduced
 
 
 @pytest.mark.parametrize(("state", "asked"), [(StageState.RUNNING, 1), (StageState.SUCCEEDED, 0)])

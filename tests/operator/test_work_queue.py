@@ -20,6 +20,7 @@ class Bench:
         self.seconds = 0.0
         self.after = {}
         self.raises = {}
+        self.retry_after = 0.0
         self.queue = WorkQueue(self.handle, self.failed, **options)
         self.workers = workers
 
@@ -38,7 +39,9 @@ class Bench:
         self.running.discard(key)
         if self.raises.get(key, 0) > 0:
             self.raises[key] -= 1
-            raise RuntimeError(key)
+            error = RuntimeError(key)
+            error.retry_after = self.retry_after
+            raise error
         return self.after.pop(key, None)
 
     async def failed(self, key, error, number):
@@ -123,6 +126,18 @@ def test_a_failing_key_comes_back_after_waits_that_double_up_to_a_limit():
         assert bench.failures == [("a", "a", number) for number in range(1, 6)]
 
     run(scenario, backoff=0.01, max_backoff=0.05)
+
+
+@pytest.mark.parametrize(("asked", "least"), [(0.2, 0.2), (9.0, 0.4), (0.0, 0.01)])
+def test_a_wait_that_an_error_asks_for_is_kept_up_to_the_limit(asked, least):
+    async def scenario(bench):
+        bench.raises["a"], bench.retry_after = 1, asked
+        bench.queue.add("a")
+        await bench.until(lambda: bench.count("a") == 2)
+        (_, first), (_, second) = bench.calls
+        assert second - first >= least * 0.9
+
+    run(scenario, backoff=0.01, max_backoff=0.4)
 
 
 def test_success_ends_the_backoff():

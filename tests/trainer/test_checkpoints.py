@@ -92,6 +92,7 @@ def test_deepspeeds_shards_are_an_optimizer_if_there_is_one_of_each_process(orig
     assert "global_step4/*_optim_states.pt (1 of 2)" in checkpoint.missing(directory, 2)
 
 
+@pytest.mark.fault(38)
 def test_the_newest_is_chosen_by_step_not_by_name(origin):
     saved(origin, 8)
     newest = saved(origin, 12)
@@ -104,6 +105,7 @@ def test_without_a_checkpoint_there_is_nothing_to_choose(origin):
     assert checkpoint.choose(output(origin.order).checkpoints, origin.order) is None
 
 
+@pytest.mark.fault(38)
 def test_a_torn_one_is_removed(origin, caplog):
     good = saved(origin, 2)
     saved(origin, 4, seal=False)
@@ -112,6 +114,7 @@ def test_a_torn_one_is_removed(origin, caplog):
     assert "checkpoint-4 was never finished: removed" in caplog.text
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize("harm", ["bytes", "length", "missing", "manifest"])
 def test_a_damaged_one_is_renamed_and_not_resumed_from(origin, harm, caplog):
     good = saved(origin, 2)
@@ -226,6 +229,7 @@ def made_final(origin, tiny_model, step=12):
     return checkpoint.finish(partial, layout, origin, step, {"loss": 0.5})
 
 
+@pytest.mark.fault(36)
 def test_final_carries_the_inputs_tokenizer_and_processor_byte_for_byte(origin, tiny_model):
     reference = made_final(origin, tiny_model)
     final = output(origin.order).final
@@ -239,6 +243,7 @@ def test_final_carries_the_inputs_tokenizer_and_processor_byte_for_byte(origin, 
     assert not (final / "training_args.bin").exists()
 
 
+@pytest.mark.fault(36)
 def test_a_weight_that_is_not_finite_makes_no_final(origin, tiny_model):
     import torch
     from safetensors.torch import load_file, save_file

@@ -90,6 +90,7 @@ def test_a_data_set_that_is_not_there(tiny_model, tmp_path):
     assert result.error.message.startswith("spec.sft.dataset.name: there is no file")
 
 
+@pytest.mark.fault(37)
 def test_a_disk_that_is_full(tiny_model, tiny_rows, tmp_path):
     """No file may grow beyond 200 kB, so the model of 0.9 MB cannot be saved."""
     given = order("sft", tmp_path / "runs", tiny_model, tiny_rows)
@@ -101,6 +102,7 @@ def test_a_disk_that_is_full(tiny_model, tiny_rows, tmp_path):
     assert not list(output(given).checkpoints.glob("checkpoint-*"))
 
 
+@pytest.mark.fault(37)
 def test_an_output_that_cannot_be_written(tiny_model, tiny_rows, tmp_path):
     given = order("sft", tmp_path / "runs", tiny_model, tiny_rows)
     (tmp_path / "runs").touch()

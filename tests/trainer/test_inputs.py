@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 from stage_attempts import order
@@ -12,7 +13,7 @@ from coldstart.checkpoint import CheckpointError, manifest_digest
 from coldstart.layout import output
 from coldstart.stage import MANIFEST
 from coldstart.status import ErrorCode
-from coldstart_trainer import checkpoint
+from coldstart_trainer import checkpoint, inputs
 from coldstart_trainer.architecture import ModelError
 from coldstart_trainer.inputs import resolve
 
@@ -107,6 +108,7 @@ def test_a_base_model_from_the_hubs_cache(tiny_model, tmp_path, monkeypatch):
     assert found.directory == repository / "snapshots" / commit
 
 
+@pytest.mark.fault(36)
 def test_a_checkpoint_that_was_torn(final, base, tmp_path):
     given = grpo_from(final, base, tmp_path)
     with (final / "model.safetensors").open("r+b") as stream:
@@ -116,6 +118,7 @@ def test_a_checkpoint_that_was_torn(final, base, tmp_path):
     assert "has 1000 bytes" in said
 
 
+@pytest.mark.fault(36)
 def test_a_checkpoint_that_was_tampered_with(final, base, tmp_path):
     given = grpo_from(final, base, tmp_path)
     weights = final / "model.safetensors"
@@ -127,6 +130,7 @@ def test_a_checkpoint_that_was_tampered_with(final, base, tmp_path):
     assert "SHA-256" in said
 
 
+@pytest.mark.fault(36)
 def test_a_checkpoint_that_was_replaced(final, base, tmp_path):
     given = grpo_from(final, base, tmp_path)
     document = json.loads((final / MANIFEST).read_bytes())
@@ -135,14 +139,32 @@ def test_a_checkpoint_that_was_replaced(final, base, tmp_path):
         assert refusal(given, hashes=hashes)[0] is ErrorCode.CHECKPOINT_MISMATCH
 
 
-def test_a_checkpoint_that_is_not_there(final, base, tmp_path):
+@pytest.mark.fault(36)
+@pytest.mark.parametrize(
+    ("name", "words"), [(MANIFEST, "holds no coldstart.json"), ("config.json", "is missing")]
+)
+def test_a_checkpoint_that_is_not_there(final, base, tmp_path, monkeypatch, name, words):
+    monkeypatch.setattr(inputs, "APPEARS_SECONDS", 0.1)
+    monkeypatch.setattr(inputs, "_LOOK_SECONDS", 0.01)
     given = grpo_from(final, base, tmp_path)
-    (final / MANIFEST).unlink()
+    (final / name).unlink()
     code, said = refusal(given)
     assert code is ErrorCode.CHECKPOINT_INVALID
-    assert "holds no coldstart.json" in said
+    assert words in said
 
 
+@pytest.mark.fault(37)
+@pytest.mark.parametrize("late", ["final", f"final/{MANIFEST}", "final/model.safetensors"])
+def test_a_checkpoint_that_this_machine_sees_late_is_waited_for(final, base, tmp_path, late):
+    given = grpo_from(final, base, tmp_path)
+    path = final.parent / late
+    hidden = path.rename(final.parent / "not-yet")
+    threading.Timer(1.0, hidden.rename, [path]).start()
+    (found,) = resolve(given)
+    assert found.directory == final
+
+
+@pytest.mark.fault(36)
 def test_a_checkpoint_of_another_base_model(final, base, tmp_path):
     other = shutil.copytree(base, tmp_path / "other")
     code, said = refusal(grpo_from(final, other, tmp_path))
@@ -159,6 +181,7 @@ def test_a_checkpoint_of_a_base_model_that_changed_since(final, base, tmp_path):
     assert said.startswith("spec.model: ")
 
 
+@pytest.mark.fault(36)
 def test_a_checkpoint_of_another_conversation(final, base, tmp_path):
     given = grpo_from(final, base, tmp_path, conversation={"suffix": " Think."})
     code, said = refusal(given)

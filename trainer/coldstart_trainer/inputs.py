@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,12 @@ from coldstart.status import ErrorCode
 from coldstart_trainer.architecture import model_type
 from coldstart_trainer.hub import without_token
 from coldstart_trainer.plain import require_plain
+
+APPEARS_SECONDS = 60.0
+"""So long a checkpoint that was reported may take to be seen on this machine: a file system that
+machines share may answer for a while with what it knew of a directory before."""
+
+_LOOK_SECONDS = 2.0
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -152,6 +159,7 @@ def _checkpoint(order: StageOrder, item: StageInput, *, hashes: bool) -> Input:
             f"inputs: {item.name} has no digest: its stage has not finished",
         )
     directory = Path(order.storage) / item.location
+    _await(directory)
     if hashes:
         manifest = verify(directory, item.digest)
     else:
@@ -166,6 +174,22 @@ def _checkpoint(order: StageOrder, item: StageInput, *, hashes: bool) -> Input:
     found = _fingerprints(directory, order, manifest.fingerprints.base_model)
     _check_files_of(directory, manifest.fingerprints, found)
     return Input(item.name, directory, found, item.digest, manifest)
+
+
+def _await(directory: Path) -> None:
+    """Wait until all files of a checkpoint are there, but not for ever: what lacks is told then."""
+    end = time.monotonic() + APPEARS_SECONDS
+    while not _is_there(directory) and time.monotonic() < end:
+        log.warning("%s is not there as a whole yet; waits for it", directory)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _is_there(directory: Path) -> bool:
+    try:
+        manifest = read_manifest(directory)
+    except CheckpointError:
+        return (directory / MANIFEST).is_file()
+    return all((directory / entry.path).is_file() for entry in manifest.files)
 
 
 def _check_files_of(directory: Path, expected: Fingerprints, found: Fingerprints) -> None:
