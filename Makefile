@@ -64,9 +64,16 @@ test-vllm: $(VLLM_VENV)/.ready ## Run the tests that need vLLM, with its CPU bui
 	PYTHONPATH=tests/vllm_cpu VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/pytest -m vllm \
 		tests/trainer/test_vllm_*.py
 
+# Of the faults: which part, and which draw of it. A tenth, always the same, is part of `verify`.
+SHARE ?= 1
+SEED ?= 0
+.PHONY: test-faults
+test-faults: setup ## Inject every fault into operator and training; SHARE=0.1 SEED=7 draws a tenth.
+	$(PYTEST) tests/faults --share $(SHARE) --seed $(SEED)
+
 .PHONY: test-cluster
 test-cluster: setup ## Run the tests that need a real API server: its binaries are in KUBEBUILDER_ASSETS.
-	$(BIN)/pytest -m cluster
+	$(BIN)/pytest -m cluster tests
 
 .PHONY: test-images
 test-images: setup ## Install the images' packages as Dockerfile does, in fresh environments.
@@ -182,7 +189,7 @@ format: setup ## Format the code.
 	$(BIN)/ruff check --fix
 
 .PHONY: verify
-verify: setup ## Check format, lint, types, import contracts, generated files and the docs.
+verify: setup ## Check format, lint, types, contracts, generated files, docs, and a tenth of the faults.
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -193,6 +200,7 @@ verify: setup ## Check format, lint, types, import contracts, generated files an
 	$(BIN)/zizmor --quiet --offline --persona pedantic .github/workflows
 	$(BIN)/python -m coldstart.generate --check
 	@$(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory test-faults SHARE=0.1
 
 .PHONY: clean
 clean: ## Remove the environment, caches and what the quickstart made.
