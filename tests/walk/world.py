@@ -87,7 +87,7 @@ class World:
         self.disowned: set[str] = set()
         """The names of those jobs."""
         self.changed: set[str] = set()
-        """The names of jobs that stand in the way until somebody deletes them."""
+        """The UIDs of jobs that stand in the way until somebody deletes them."""
         self.judged = (0, 0)
         """Where the history was when it was last looked through."""
         self.broken = False
@@ -200,7 +200,7 @@ class World:
 
     def _help_job(self, job: dict[str, Any]) -> None:
         name = job["metadata"]["name"]
-        if name in self.changed:
+        if job["metadata"]["uid"] in self.changed:
             self.attempt(lambda: self.server.delete(kind_of(job), name))
         elif suspended(job):
             self.attempt(lambda: self.controllers.resume(name))
@@ -210,6 +210,8 @@ class World:
         if metadata.get("deletionTimestamp") or phase == "Pending":
             self.attempt(lambda: self.server.delete("pods", metadata["name"]))
         elif phase == "Running":
+            attempt = self.controllers.kubelet.attempt(pod)
+            self.fate_of[attempt.uid, attempt.stage, attempt.number] = "well"
             self.do(lambda: self.controllers.kubelet.finish(pod, FATES["well"]))
 
     # Pods
@@ -217,6 +219,8 @@ class World:
     def _script(self, attempt: Any) -> Any:
         key = (attempt.uid, attempt.stage, attempt.number)
         if self.well:
+            if attempt.pod:  # it starts now
+                self.fate_of[key] = "well"
             return FATES["well"]
         if key not in self.fate_of:
             self.fate_of[key] = self.fates.popleft() if self.fates else "well"
