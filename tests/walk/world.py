@@ -219,6 +219,8 @@ class World:
     def _script(self, attempt: Any) -> Any:
         key = (attempt.uid, attempt.stage, attempt.number)
         if self.well:
+            if attempt.pod:  # it starts now
+                self.fate_of[key] = "well"
             return FATES["well"]
         if key not in self.fate_of:
             self.fate_of[key] = self.fates.popleft() if self.fates else "well"
