@@ -144,6 +144,7 @@ def test_a_checkpoint_that_was_replaced(final, base, tmp_path):
     ("name", "words"), [(MANIFEST, "holds no coldstart.json"), ("config.json", "is missing")]
 )
 def test_a_checkpoint_that_is_not_there(final, base, tmp_path, monkeypatch, name, words):
+    monkeypatch.setenv(inputs.IN_A_POD, "10.0.0.1")
     monkeypatch.setattr(inputs, "APPEARS_SECONDS", 0.1)
     monkeypatch.setattr(inputs, "_LOOK_SECONDS", 0.01)
     given = grpo_from(final, base, tmp_path)
@@ -155,7 +156,8 @@ def test_a_checkpoint_that_is_not_there(final, base, tmp_path, monkeypatch, name
 
 @pytest.mark.fault(37)
 @pytest.mark.parametrize("late", ["final", f"final/{MANIFEST}", "final/model.safetensors"])
-def test_a_checkpoint_that_this_machine_sees_late_is_waited_for(final, base, tmp_path, late):
+def test_a_checkpoint_that_a_pod_sees_late_is_waited_for(final, base, tmp_path, monkeypatch, late):
+    monkeypatch.setenv(inputs.IN_A_POD, "10.0.0.1")
     given = grpo_from(final, base, tmp_path)
     path = final.parent / late
     hidden = path.rename(final.parent / "not-yet")
