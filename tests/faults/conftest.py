@@ -7,9 +7,12 @@ function. Whatever happened in a world is held to `oracles` when its test is ove
 import math
 import random
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 from operating import JUDGED
+
+HERE = Path(__file__).parent
 
 COUNTED = pytest.StashKey[dict[str, tuple[int, int]]]()
 """How many items were chosen of how many, by test function."""
@@ -34,15 +37,15 @@ def _share(text):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     """Choose, after all others have."""
-    share, seed = config.getoption("--share"), config.getoption("--seed")
-    names = [item.nodeid for item in items]
+    share, seed = _drawn(config)
+    names = [item.nodeid for item in items if item.path.is_relative_to(HERE)]
     chosen = set(chosen_of(names, share, seed))
     known, taken = Counter(map(_function, names)), Counter(map(_function, chosen))
     config.stash[COUNTED] = {name: (taken[name], known[name]) for name in known}
-    left_out = [item for item in items if item.nodeid not in chosen]
+    left_out = set(names) - chosen
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item.nodeid in chosen]
+        config.hook.pytest_deselected(items=[one for one in items if one.nodeid in left_out])
+        items[:] = [item for item in items if item.nodeid not in left_out]
 
 
 def chosen_of(names, share, seed):
@@ -53,6 +56,11 @@ def chosen_of(names, share, seed):
     for function, items in functions.items():
         count = max(1, math.ceil(share * len(items)))
         yield from random.Random(f"{seed} {function}").sample(items, count)
+
+
+def _drawn(config):
+    """Share and seed; where pytest came here from a folder above, it does not know the options."""
+    return config.getoption("--share", 1.0), config.getoption("--seed", 0)
 
 
 def _function(name):
@@ -76,7 +84,7 @@ def pytest_testnodedown(node):
 
 def pytest_terminal_summary(terminalreporter, config):
     counted = config.stash.get(COUNTED, {})
-    share, seed = config.getoption("--share"), config.getoption("--seed")
+    share, seed = _drawn(config)
     terminalreporter.section("faults")
     for name, (chosen, known) in counted.items():
         terminalreporter.line(f"{chosen:5} of {known:5}  {name}")
@@ -99,13 +107,13 @@ def pytest_runtest_makereport(item):
 
 def command(config, nodeid):
     """What repeats one item."""
-    return f"pytest '{nodeid}' --seed {config.getoption('--seed')}"
+    return f"pytest '{nodeid}' --seed {_drawn(config)[1]}"
 
 
 @pytest.fixture
 def seed(request):
     """What `--seed` says, for tests that draw something themselves."""
-    return request.config.getoption("--seed")
+    return _drawn(request.config)[1]
 
 
 @pytest.fixture(autouse=True)

@@ -83,7 +83,8 @@ def said(request):
         return ""
     body = request.body or {}
     if request.target == "reasoningruns/status":
-        return f"status {body['status']['message'].partition(':')[0]}"
+        words = body["status"].get("message") or ", ".join(sorted(body["status"]))
+        return f"status {words.partition(':')[0]}"
     if request.resource == "events":
         return f"event {body['reason']} {body['message'].partition(':')[0]}"
     return f"{request.verb} {request.name or body['metadata']['name']}"
