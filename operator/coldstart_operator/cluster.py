@@ -282,7 +282,7 @@ class Cluster:
         with suppress(KeyError, TypeError, ValueError):  # something in between may spoil it
             sent = parsedate_to_datetime(response.headers["Date"])
             self._ahead = datetime.now(UTC) - sent
-        return response.status, await response.read(), response.getheader("Retry-After", "")
+        return response.status, await response.read(), response.headers.get("Retry-After", "")
 
     async def _send(
         self,
