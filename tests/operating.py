@@ -237,7 +237,7 @@ class World:
             stop = asyncio.Event()
             handles.append((asyncio.get_running_loop(), stop))
             begun.set()
-            return await operate(settings, log_in, stop)
+            return await operate(settings, log_in, told=stop)
 
         def main():
             pause = 0.0

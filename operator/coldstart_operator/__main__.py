@@ -25,6 +25,9 @@ MISTAKE = 2
 LOST_AGAIN = 5.0
 """Seconds from the loss of the watch streams until all begins anew."""
 
+LISTEN_AGAIN = 0.5
+"""Seconds until signals that kopf has taken are ours again."""
+
 DEPTH = 12_000
 """Python's limit of recursion. The API server takes objects that are nested 10,000 deep, and one
 that cannot be read is in every LIST: it would keep the operator from working for anybody. Not
@@ -143,28 +146,40 @@ def main(
 
 
 async def _process(settings: Settings, pause: float) -> float | None:
-    """`operate`, told to stop by SIGTERM and SIGINT from the beginning; kopf listens later.
+    """`operate`, told to stop by SIGTERM and SIGINT from the beginning to the end.
 
     The first process of a container has no default for them: it would not end before SIGKILL.
     """
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    told = asyncio.Event()
+    listening = asyncio.ensure_future(_listen(told))
+    await asyncio.sleep(0)
     with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), pause)
+        await asyncio.wait_for(told.wait(), pause)
         return None
-    return await operate(settings, stop=stop)
+    try:
+        return await operate(settings, told=told)
+    finally:
+        listening.cancel()
+
+
+async def _listen(told: asyncio.Event) -> None:
+    """Hear the signals again and again: kopf takes them for itself, and is deaf while it ends."""
+    loop = asyncio.get_running_loop()
+    while True:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told.set)
+        await asyncio.sleep(LISTEN_AGAIN)
 
 
 async def operate(
-    settings: Settings, log_in: LogIn = credentials, stop: asyncio.Event | None = None
+    settings: Settings, log_in: LogIn = credentials, *, told: asyncio.Event
 ) -> float | None:
-    """Work until SIGTERM or SIGINT, or until `stop` is set.
+    """Work until told to stop.
 
     Args:
         settings: what the process was told.
         log_in: where the API server is and how it knows us; asked again when that expires.
-        stop: another way to end, for those who do not run it in the main thread.
+        told: set when it shall stop.
 
     Returns:
         After how many seconds to begin anew, because there is more to watch than at the start, or
@@ -176,7 +191,8 @@ async def operate(
     """
     cluster = await connect(log_in)
     session = progress.session()
-    stop, begun = stop or asyncio.Event(), asyncio.Event()
+    stop, begun = asyncio.Event(), asyncio.Event()
+    relay = asyncio.ensure_future(_relay(told, stop))
     controller = Controller(cluster, session, settings, more=stop.set)
     pages = Pages(controller.health.problems, begun.is_set)
     webhook = Webhook(settings.webhook_cert) if settings.webhook_cert else None
@@ -204,12 +220,20 @@ async def operate(
         logger.warning("begins anew in %.0f s: %s", again, error)
     finally:
         await end()
+        relay.cancel()
         await session.close()
         await cluster.close()
+    if told.is_set():
+        return None
     if controller.outgrown:
         again = 0.0
         logger.info("begins anew: the cluster serves more kinds of objects than before")
     return again
+
+
+async def _relay(told: asyncio.Event, stop: asyncio.Event) -> None:
+    await told.wait()
+    stop.set()
 
 
 async def _started(controller: Controller, stop: asyncio.Event) -> bool:

@@ -36,7 +36,7 @@ async def watch(
     end: Callable[[], Awaitable[None]],
     stop: asyncio.Event,
 ) -> None:
-    """Tell the controller of every event until SIGTERM, SIGINT or `stop`.
+    """Tell the controller of every event until `stop`, or until kopf hears SIGTERM or SIGINT.
 
     Args:
         controller: what is told.

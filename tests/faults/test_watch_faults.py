@@ -1,6 +1,7 @@
 """Faults 16 to 25: what watch streams do not tell, or tell twice or late, and two operators."""
 
 import itertools
+import signal
 import time
 
 import pytest
@@ -18,6 +19,8 @@ from apiserver.scripts import FOREVER, KILLED, Behaviour, failing, scripted
 from faults.proxied import faulty
 from faults.verdicts import health_turns, well_ended
 from operating import SFT_ONLY, condition, ended, holds, run_starts, stage
+
+from coldstart_operator.__main__ import LISTEN_AGAIN
 
 KINDS = ("reasoningruns", "pytorchjobs")
 
@@ -95,6 +98,21 @@ def test_a_watch_of_the_past_is_refused_and_begins_anew(tmp_path, kind):
             assert fault.hits == 2
         # kopf gives up, and the operator is started again.
         assert operators.codes in ([], [1], [1, 1])
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3, 1.0])
+def test_told_to_end_while_a_stream_is_given_up_it_ends(tmp_path, seconds):
+    with faulty(tmp_path) as w, w.process() as operator:
+        w.watched(*KINDS)
+        time.sleep(2 * LISTEN_AGAIN)
+        fault = w.faults.add(error("reasoningruns", 500))
+        w.apply(**SFT_ONLY)
+        while not fault.hits:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        operator.process.send_signal(signal.SIGTERM)
+        assert operator.process.wait(15) == 0
 
 
 @pytest.mark.fault(19)
