@@ -209,8 +209,8 @@ def finish(
     stage.progress.write("save", step, step)
     partial = stage.layout.root / "final.partial"
     state = PartialState()
-    if state.is_main_process and partial.exists():
-        shutil.rmtree(partial)
+    if state.is_main_process:
+        checkpoint.cleared(partial)
     state.wait_for_everyone()
     trainer.save_model(str(partial))
     state.wait_for_everyone()
