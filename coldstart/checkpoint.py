@@ -54,6 +54,9 @@ def file_entries(directory: Path) -> tuple[FileEntry, ...]:
     """Every file of a checkpoint but its manifest, with size and hash, brought to the disk."""
     entries = []
     for path in sorted(directory.rglob("*")):
+        if path.is_dir():
+            # Else a crash of the machine may lose the files of which the manifest tells.
+            sync(path)
         if not path.is_file() or path.name in (MANIFEST, PINNED, f"{MANIFEST}.partial"):
             continue
         sync(path)
@@ -73,7 +76,8 @@ def write_manifest(directory: Path, manifest: CheckpointManifest) -> str:
     Returns:
         The digest that the next stage must find.
     """
-    data = json.dumps(manifest.document(), indent=1, ensure_ascii=False).encode()
+    sealed = manifest.model_copy(update={"checksum": _checksum(manifest)})
+    data = json.dumps(sealed.document(), indent=1, ensure_ascii=False).encode()
     write_atomic(directory / MANIFEST, data)
     return manifest_digest(directory)
 
@@ -83,12 +87,26 @@ def manifest_digest(directory: Path) -> str:
     return f"sha256:{sha256(directory / MANIFEST)}"
 
 
+def _checksum(manifest: CheckpointManifest) -> str:
+    return digest_of(manifest.model_copy(update={"checksum": None}).document())
+
+
 def read_manifest(directory: Path) -> CheckpointManifest:
     """The manifest of a checkpoint, its files not yet looked at.
 
     Raises:
-        CheckpointError: there is none, or it cannot be read.
+        CheckpointError: there is none, it cannot be read, or is not what was written.
     """
+    manifest = _parsed(directory)
+    if manifest.checksum not in (None, _checksum(manifest)):
+        raise CheckpointError(
+            ErrorCode.CHECKPOINT_INVALID,
+            f"{directory / MANIFEST} is not what was written: its checksum differs",
+        )
+    return manifest
+
+
+def _parsed(directory: Path) -> CheckpointManifest:
     try:
         manifest = read_document(directory / MANIFEST, CheckpointManifest)
     except ValueError as error:
@@ -111,7 +129,7 @@ def verify(directory: Path, digest: str | None = None) -> CheckpointManifest:
     Raises:
         CheckpointError: something is missing, foreign, or not what it was; the message names it.
     """
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory) if digest is None else _parsed(directory)
     if digest is not None and manifest_digest(directory) != digest:
         raise CheckpointError(
             ErrorCode.CHECKPOINT_MISMATCH,
@@ -120,11 +138,12 @@ def verify(directory: Path, digest: str | None = None) -> CheckpointManifest:
         )
     for entry in manifest.files:
         _verify_file(directory, entry)
-    known = {Path(entry.path).parts[0] for entry in manifest.files} | {MANIFEST, PINNED}
-    if foreign := {entry.name for entry in directory.iterdir()} - known:
+    files = {directory / entry.path for entry in manifest.files}
+    known = files | {path for file in files for path in file.parents}
+    known |= {directory / MANIFEST, directory / PINNED}
+    if foreign := set(directory.rglob("*")) - known:
         raise CheckpointError(
-            ErrorCode.CHECKPOINT_INVALID,
-            f"{directory / min(foreign)} is not in the manifest: remove it",
+            ErrorCode.CHECKPOINT_INVALID, f"{min(foreign)} is not in the manifest: remove it"
         )
     return manifest
 
@@ -242,6 +261,8 @@ def resumable(directory: Path, order: StageOrder) -> Iterator[Path]:
     """
     found: list[tuple[int, Path]] = []
     for path in directory.glob("checkpoint-*"):
+        if path.is_symlink():
+            continue  # what it leads to is not this stage's
         try:
             manifest = read_manifest(path)
         except CheckpointError:

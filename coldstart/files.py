@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -24,7 +25,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("wb") as stream:
+        with _named(path), partial.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -35,11 +36,22 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an error say where it was: a write or an fsync that fails does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def sync(path: Path) -> None:
     """Bring a file's content, or a directory's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with _named(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -79,7 +91,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def append_json_line(path: Path, document: dict[str, Any]) -> None:
     """Append one object as a line; after a torn last line it begins a new one."""
     line = json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
-    with path.open("ab+") as stream:
+    with _named(path), path.open("ab+") as stream:
         if stream.tell() and not _ends_with_newline(stream):
             line = "\n" + line
         stream.write(line.encode())

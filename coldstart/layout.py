@@ -78,6 +78,11 @@ class StageLayout:
         """Locked, shared, by every process of a live attempt."""
         return self.root / "alive.lock"
 
+    @property
+    def writer(self) -> Path:
+        """Locked by the one attempt that writes here."""
+        return self.root / "writer.lock"
+
     def attempt(self, number: int) -> Path:
         """Order, result and log of one attempt."""
         return self.root / f"attempt-{number}"

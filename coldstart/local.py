@@ -69,16 +69,32 @@ class LocalRun:
         with self._signals():
             for stage in self.run.spec.stages:
                 end_orphans(self.layout.stage(stage.value))
-            while True:
-                action = self._turn(only)
-                if isinstance(action, Finished):
+            try:
+                return self._carry_out(only)
+            except OSError:
+                self._end_unwatched()
+                raise
+
+    def _carry_out(self, only: frozenset[Stage]) -> RunStatus:
+        while True:
+            action = self._turn(only)
+            if isinstance(action, Finished):
+                return self.status
+            if isinstance(action, Wait):
+                if action.waits_for is WaitsFor.USER:
                     return self.status
-                if isinstance(action, Wait):
-                    if action.waits_for is WaitsFor.USER:
-                        return self.status
-                    if action.waits_for is WaitsFor.RUN:
-                        raise LocalRunError(self.status.message)
-                    self._rest(action.seconds)
+                if action.waits_for is WaitsFor.RUN:
+                    raise LocalRunError(self.status.message)
+                self._rest(action.seconds)
+
+    def _end_unwatched(self) -> None:
+        """Have the attempt save and end, since this process ends and nobody would watch it."""
+        if self.attempt is None:
+            return
+        self.attempt.stop()
+        while self.attempt.process.poll() is None:
+            self.attempt.enforce()
+            time.sleep(TICK_SECONDS)
 
     def _turn(self, only: frozenset[Stage]) -> Action:
         """One look, one decision, one deed; the status is written last."""

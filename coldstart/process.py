@@ -119,8 +119,15 @@ def start(
             pass_fds=[alive.fileno()],
             start_new_session=True,
         )
-    sign(directory, "launcher", process.pid)
-    return Attempt(order, directory, process)
+    attempt = Attempt(order, directory, process)
+    try:
+        sign(directory, "launcher", process.pid)
+    except OSError:
+        # Nobody would know whom to end.
+        attempt.kill()
+        process.wait()
+        raise
+    return attempt
 
 
 def sign(directory: Path, name: str, group: int) -> None:
@@ -142,11 +149,16 @@ def earlier(layout: StageLayout, stage: Stage, skip: int | None) -> Iterator[Chi
     One that was told to stop, or ended without a result, was interrupted together with its
     `coldstart run`: it counts as preempted, not as failed.
     """
+    for number, directory in _attempts(layout):
+        if number != skip and (directory / "order.json").exists():
+            yield _ended(stage, number, directory, None)
+
+
+def _attempts(layout: StageLayout) -> Iterator[tuple[int, Path]]:
     for directory in layout.root.glob("attempt-*"):
         number = directory.name.removeprefix("attempt-")
-        if not number.isdecimal() or int(number) == skip or not (directory / "order.json").exists():
-            continue
-        yield _ended(stage, int(number), directory, None)
+        if number.isdecimal():
+            yield int(number), directory
 
 
 def end_orphans(layout: StageLayout) -> bool:
@@ -160,9 +172,10 @@ def end_orphans(layout: StageLayout) -> bool:
     """
     if not layout.alive.exists() or _unlocked(layout.alive):
         return False
-    attempts = sorted(layout.root.glob("attempt-*"), key=lambda path: path.stat().st_mtime)
+    # Not by their times: the clock may have been set back between two attempts.
+    attempts = sorted(_attempts(layout))
     for signal_, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 10.0)):
-        for group in _groups(attempts[-1]) if attempts else ():
+        for group in _groups(attempts[-1][1]) if attempts else ():
             _signal(group, signal_)
         end = time.monotonic() + patience
         while time.monotonic() < end:

@@ -81,15 +81,19 @@ def prepared(wanted: ReasoningRun, layout: RunLayout, fresh: Stage | bool) -> Re
     """
     recorded = read(layout)
     if recorded is None or fresh is True:
-        _move_aside(layout, [path.name for path in _contents(layout)])
+        # The status goes first, so that after a kill it tells of nothing that has been moved.
+        names = [path.name for path in _contents(layout)]
+        _move_aside(layout, sorted(names, key=lambda name: name != layout.status.name))
         metadata = wanted.metadata.model_copy(update={"uid": str(uuid.uuid4()), "generation": 1})
         return wanted.model_copy(update={"metadata": metadata, "status": None})
     status = recorded.status or RunStatus()
     first = fresh if isinstance(fresh, Stage) else None
     if first:
         later = list(Stage)[list(Stage).index(first) :]
-        _move_aside(layout, [s.value for s in later if (layout.root / s.value).exists()])
         status = reopened(status, first)
+        # First, so that after a kill it tells of nothing that has been moved.
+        save(recorded.model_copy(update={"status": status}), layout)
+        _move_aside(layout, [s.value for s in later if (layout.root / s.value).exists()])
     elif status.holds("Failed"):
         status = reopened(status)
     changed = recorded.spec != wanted.spec

@@ -209,6 +209,8 @@ class CheckpointManifest(Contract):
     """Hash of the part of the order that decides what training does."""
     created_at: datetime
     """When it was written."""
+    checksum: Digest | None = None
+    """SHA-256 of all the rest; a checkpoint to resume from has no other witness."""
 
 
 def gate(thresholds: Gate | YieldGate, result: StageResult) -> tuple[Verdict, ...]:

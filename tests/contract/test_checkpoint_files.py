@@ -63,6 +63,7 @@ def test_a_whole_checkpoint_verifies_and_has_a_stable_digest(tmp_path):
         (lambda d: (d / "model.safetensors").write_bytes(b"wei"), "has 3 bytes"),
         (lambda d: flip(d / "nested" / "state.bin"), "SHA-256 differs"),
         (lambda d: (d / "extra.bin").touch(), "extra.bin is not in the manifest"),
+        (lambda d: (d / "nested" / "extra.bin").touch(), "nested/extra.bin is not in the manifest"),
         (link_out, "model.safetensors is missing"),
     ],
 )
@@ -95,6 +96,14 @@ def test_a_checkpoint_of_another_base_model_or_conversation_is_refused(
     with pytest.raises(CheckpointError, match=message) as error:
         check_lineage(manifest, wanted, base)
     assert error.value.code is ErrorCode.CHECKPOINT_MISMATCH
+
+
+def test_a_changed_manifest_is_seen_without_anybody_who_knows_its_digest(tmp_path):
+    make_checkpoint(tmp_path / "c", step=2)
+    manifest = tmp_path / "c" / "coldstart.json"
+    manifest.write_text(manifest.read_text().replace('"step": 2', '"step": 3'))
+    with pytest.raises(CheckpointError, match="its checksum differs"):
+        verify(tmp_path / "c")
 
 
 @pytest.mark.fault(38)

@@ -337,6 +337,17 @@ def test_an_attempt_is_known_to_live_from_its_first_moment_and_is_ended(tmp_path
     assert not end_orphans(place)
 
 
+def test_the_attempt_that_is_left_is_found_though_the_clock_was_set_back(tmp_path):
+    first = build_order(make_run(), Stage.SFT, 1, {}, storage=str(tmp_path), workdir=str(tmp_path))
+    place = RunLayout(tmp_path / "r").stage("sft")
+    assert start(first, place, ["true"]).process.wait(timeout=10) == 0
+    left = start(first.model_copy(update={"attempt": 2}), place, ["sleep", "600"])
+    later = time.time() + 3600
+    os.utime(place.attempt(1), (later, later))
+    assert end_orphans(place)
+    assert left.process.wait(timeout=10) == -signal.SIGTERM
+
+
 def test_an_attempt_is_told_where_to_serve_its_numbers(tmp_path, monkeypatch):
     monkeypatch.delenv("COLDSTART_METRICS_PORT", raising=False)
     order = build_order(make_run(), Stage.SFT, 1, {}, storage=str(tmp_path), workdir=str(tmp_path))

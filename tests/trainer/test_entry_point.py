@@ -178,6 +178,21 @@ def test_the_lock_says_that_it_is_alive(tiny_model, tiny_rows, tmp_path):
             ErrorCode.STORAGE_UNWRITABLE,
             "cannot be written",
         ),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 4 vs 3"),
+            ErrorCode.STORAGE_UNWRITABLE,
+            "cannot be written",
+        ),
+        (
+            RuntimeError("basic_ios::clear: iostream error"),
+            ErrorCode.STORAGE_UNWRITABLE,
+            "cannot be written",
+        ),
+        (
+            RuntimeError("Error while serializing: I/O error: Read-only file system (os error 30)"),
+            ErrorCode.STORAGE_UNWRITABLE,
+            "cannot be written",
+        ),
         (MemoryError(), ErrorCode.OUT_OF_MEMORY, "lower microBatchSize"),
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate"),
@@ -188,6 +203,11 @@ def test_the_lock_says_that_it_is_alive(tiny_model, tiny_rows, tmp_path):
             RuntimeError("gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:1"),
             ErrorCode.WORKER_LOST,
             "another process of the stage is gone",
+        ),
+        (
+            RuntimeError("[gloo/tcp/unbound_buffer.cc:129] Timed out waiting 12000ms for send"),
+            ErrorCode.WORKER_LOST,
+            "or hangs",
         ),
         (KeyError("surprise"), ErrorCode.INTERNAL, "KeyError: 'surprise'"),
     ],

@@ -8,13 +8,16 @@ may take, with `--shutdown-timeout` or `PET_SHUTDOWN_TIMEOUT`.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib
 import json
 import logging
 import os
 import sys
+import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +27,7 @@ from coldstart.checkpoint import resumable
 from coldstart.documents import read_document
 from coldstart.files import write_atomic
 from coldstart.layout import StageLayout, output
-from coldstart.process import sign
+from coldstart.process import GRACE_SECONDS, sign
 from coldstart.schema import problems
 from coldstart.spec import Stage
 from coldstart.stage import ORDER_ENV, RESULT_ENV, RESULT_PATH, StageOrder, StageResult, failure
@@ -34,6 +37,8 @@ from coldstart_trainer.exporter import exposed
 from coldstart_trainer.hub import without_token
 from coldstart_trainer.progress import ProgressLog
 from coldstart_trainer.termination import TERMINATION, Terminated, end_with_parent
+
+_LOOK_SECONDS = 0.2
 
 _ENDED_BY_OTHERS = (ErrorCode.TERMINATED, ErrorCode.WORKER_LOST)
 
@@ -78,16 +83,17 @@ def attempt(order: StageOrder, rank: int) -> StageResult:
     try:
         end_with_parent()
         TERMINATION.install()
-        alive = _hold(layout)
-        _sign(layout.attempt(order.attempt), rank)
-        progress = ProgressLog(layout.metrics, order.attempt, enabled=rank == 0)
-        try:
-            with exposed(order, progress.meter, rank), phases.recorded(progress.meter):
+        with _hold(layout):
+            _sign(layout.attempt(order.attempt), rank)
+            progress = ProgressLog(layout.metrics, order.attempt, enabled=rank == 0)
+            with (
+                _writing_alone(layout) if rank == 0 else contextlib.nullcontext(),
+                exposed(order, progress.meter, rank),
+                phases.recorded(progress.meter),
+            ):
                 result = _run(order, layout, progress, rank)
                 TERMINATION.settle()
                 return result
-        finally:
-            alive.close()
     except (Exception, Terminated, KeyboardInterrupt) as error:  # noqa: BLE001 - see docstring
         TERMINATION.settle()
         log.error("%s", without_token(traceback.format_exc()))  # noqa: TRY400 - it alone
@@ -138,6 +144,38 @@ def _hold(layout: StageLayout) -> BinaryIO:
         # Some network file systems have no locks; on a cluster nobody asks for this one.
         log.warning("%s cannot be locked: %s", layout.alive, error.strerror)
     return stream
+
+
+@contextlib.contextmanager
+def _writing_alone(layout: StageLayout) -> Iterator[None]:
+    """Wait until an earlier attempt writes no more; one whose torchrun was killed still saves.
+
+    Raises:
+        StageFailure: it goes on for longer than a save may take (WorkerLost).
+        OSError: the lock cannot be written.
+    """
+    with layout.writer.open("ab") as stream:
+        end = time.monotonic() + GRACE_SECONDS
+        while not _locked(stream):
+            if time.monotonic() > end:
+                raise errors.StageFailure(
+                    ErrorCode.WORKER_LOST,
+                    f"an earlier attempt still writes to {layout.root} (it holds "
+                    f"{layout.writer.name}): end its processes",
+                )
+            time.sleep(_LOOK_SECONDS)
+        yield
+
+
+def _locked(stream: BinaryIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # As above: whoever starts attempts sees to it that there is one at a time.
+        log.warning("%s cannot be locked: %s", stream.name, error.strerror)
+    return True
 
 
 def _sign(directory: Path, rank: int) -> None:

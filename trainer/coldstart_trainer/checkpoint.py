@@ -6,6 +6,7 @@ What a checkpoint is (`coldstart.checkpoint`) and how it is filled (the Trainer)
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shutil
 from collections.abc import Iterable
@@ -120,6 +121,8 @@ def seal(directory: Path, origin: Origin, step: int, metrics: dict[str, float]) 
         )
     files = file_entries(directory)
     write_manifest(directory, origin.manifest(files, step, final=False, metrics=metrics))
+    # Before an older one is removed: a crash of the machine must leave one of the two.
+    sync(directory.parent)
 
 
 def missing(directory: Path, world_size: int) -> list[str]:
@@ -147,7 +150,7 @@ def missing(directory: Path, world_size: int) -> list[str]:
 def remove_torn(directory: Path) -> None:
     """Remove checkpoints that were never finished: those without a manifest."""
     for path in directory.glob(f"{PREFIX}*"):
-        if path.is_dir() and not (path / MANIFEST).is_file():
+        if path.is_dir() and not path.is_symlink() and not (path / MANIFEST).is_file():
             log.warning("%s was never finished: removed", path)
             shutil.rmtree(path)
 
@@ -201,6 +204,9 @@ def _set_others_aside(directory: Path, order: StageOrder) -> None:
     """Make room for this recipe's checkpoints, which have the same names as an earlier one's."""
     ours = set(resumable(directory, order))
     for path in sorted(directory.glob(f"{PREFIX}*")):
+        if path.is_symlink():
+            log.warning("%s is a link; renamed to %s", path, set_aside(path, "damaged"))
+            continue
         if not path.is_dir() or path in ours:
             continue
         try:
@@ -211,10 +217,22 @@ def _set_others_aside(directory: Path, order: StageOrder) -> None:
             log.warning("%s is of another recipe; renamed to %s", path, set_aside(path, "earlier"))
 
 
+def cleared(partial: Path) -> None:
+    """Remove what an earlier attempt has left where the final checkpoint is made.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if partial.is_symlink():
+        partial.unlink()  # and nothing of what it leads to
+    elif partial.exists():
+        shutil.rmtree(partial)
+
+
 def set_aside(path: Path, why: str) -> Path:
     """Rename a directory so that nothing takes it for a checkpoint, and nothing is lost."""
     target, number = path.with_name(f"{why}-{path.name}"), 1
-    while target.exists():
+    while os.path.lexists(target):
         number += 1
         target = path.with_name(f"{why}-{path.name}.{number}")
     path.rename(target)
@@ -227,12 +245,15 @@ def rotate(directory: Path, keep: int) -> None:
     The caller has just sealed the newest, which is therefore never removed.
     """
     assert keep >= 1, "the last whole checkpoint stays"
-    whole = [
-        path
-        for path in directory.glob(f"{PREFIX}*")
-        if (path / MANIFEST).is_file() and not (path / PINNED).exists()
-    ]
-    for path in sorted(whole, key=lambda item: read_manifest(item).step)[:-keep]:
+    whole: list[tuple[int, Path]] = []
+    for path in directory.glob(f"{PREFIX}*"):
+        if path.is_symlink() or not (path / MANIFEST).is_file() or (path / PINNED).exists():
+            continue
+        try:
+            whole.append((read_manifest(path).step, path))
+        except CheckpointError as error:
+            log.warning("%s; it is left as it is", error)
+    for _, path in sorted(whole)[:-keep]:
         # Without its manifest it is torn, whatever a kill leaves of it.
         (path / MANIFEST).unlink()
         shutil.rmtree(path)

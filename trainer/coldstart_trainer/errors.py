@@ -13,9 +13,14 @@ from coldstart.status import ErrorCode
 from coldstart_trainer.termination import Terminated
 
 _FULL = re.compile(r"No space left|Disk quota exceeded|File too large|os error (28|122|27)\b")
-_WRITE_FAILED = re.compile(r"PytorchStreamWriter failed|file write failed|SerializationError")
+_WRITE_FAILED = re.compile(
+    r"PytorchStreamWriter failed|enforce fail at inline_container|file write failed|iostream error|"
+    r"SerializationError|Error while serializing: I/O error"
+)
 _OUT_OF_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator: (can't|not enough)", re.IGNORECASE)
-_PEER_LOST = re.compile(r"Connection (closed|reset) by peer|Broken pipe|gloo.*(timed out|Timeout)")
+_PEER_LOST = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|gloo.*(timed out|timeout)", re.IGNORECASE
+)
 
 _UNWRITABLE = (
     errno.EACCES,
@@ -65,14 +70,16 @@ def _storage_failure(
     where = getattr(error, "filename", None) or storage
     if (isinstance(error, OSError) and is_full(error)) or _FULL.search(text):
         return ErrorCode.STORAGE_FULL, f"{where} is full: {_line(text)}"
-    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-        return ErrorCode.STORAGE_UNWRITABLE, _line(text)
-    if not _WRITE_FAILED.search(text):
+    refused = isinstance(error, OSError) and error.errno in _UNWRITABLE
+    if not refused and not _WRITE_FAILED.search(text):
         return None
     # Torch says only that writing failed: the free space says why, as far as it can be told.
-    if shutil.disk_usage(storage).free < _NEARLY_FULL:
+    if not refused and shutil.disk_usage(storage).free < _NEARLY_FULL:
         return ErrorCode.STORAGE_FULL, f"{storage} is full: {_line(text)}"
-    return ErrorCode.STORAGE_UNWRITABLE, f"{storage} cannot be written: {_line(text)}"
+    told = _line(text)
+    if refused and Path(str(where)).is_absolute() and str(where) in told:
+        return ErrorCode.STORAGE_UNWRITABLE, told
+    return ErrorCode.STORAGE_UNWRITABLE, f"{storage} cannot be written: {told}"
 
 
 def _lost(error: BaseException, text: str) -> tuple[ErrorCode, str] | None:
@@ -81,7 +88,10 @@ def _lost(error: BaseException, text: str) -> tuple[ErrorCode, str] | None:
         advice = "lower microBatchSize or maxPixels, or raise parallelism.zero"
         return ErrorCode.OUT_OF_MEMORY, f"{_line(text) or 'out of memory'}; {advice}"
     if _is_peer_loss(error, text):
-        return ErrorCode.WORKER_LOST, f"another process of the stage is gone: {_line(text)}"
+        return (
+            ErrorCode.WORKER_LOST,
+            f"another process of the stage is gone or hangs: {_line(text)}",
+        )
     return None
 
 

@@ -45,7 +45,7 @@ from coldstart.summary import (
     write_result,
     write_samples,
 )
-from coldstart_trainer import data, model, phases
+from coldstart_trainer import data, gang, model, phases
 from coldstart_trainer.data import Rows
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.generation import Batches, Completion, Key, Responder, generate
@@ -82,7 +82,7 @@ def run(order: StageOrder, inputs: Sequence[Input], progress: ProgressLog) -> di
     if spec.engine == "vllm":
         require_vllm(f"{_FIELD}.engine", f"{_FIELD}.decoding", spec.decoding.temperature)
     # With vLLM the GPUs are its processes'.
-    state = PartialState(cpu=spec.resources.gpus_per_node == 0 or spec.engine == "vllm")
+    state = gang.meet(cpu=spec.resources.gpus_per_node == 0 or spec.engine == "vllm")
     results: list[BenchmarkResult] = []
     judges = _judges(order, state)
     with Grader() as grader:

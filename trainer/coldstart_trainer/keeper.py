@@ -65,6 +65,8 @@ class Keeper:
         self.settle()
         directory = self.stage.layout.checkpoints / f"{checkpoint.PREFIX}{step}"
         if PartialState().is_main_process:
+            if directory.is_symlink():
+                checkpoint.set_aside(directory, "damaged")
             (directory / MANIFEST).unlink(missing_ok=True)
         return directory
 

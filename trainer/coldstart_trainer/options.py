@@ -13,12 +13,13 @@ from coldstart import schedule
 from coldstart.spec import TrainingSpec
 from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
+from coldstart_trainer.gang import PATIENCE_SECONDS
 from coldstart_trainer.training import ZERO_3, TrainingStage
 
 PREFERENCES: dict[str, Any] = {
     "average_tokens_across_devices": True,
     "dataloader_num_workers": 0,
-    "ddp_timeout": 1800,
+    "ddp_timeout": PATIENCE_SECONDS,
     "disable_tqdm": True,
     "gradient_checkpointing_kwargs": {"use_reentrant": False},
     "optim": "adamw_torch",

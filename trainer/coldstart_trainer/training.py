@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from coldstart.layout import ROWS, StageLayout, output
 from coldstart.spec import GRPO, SFT
 from coldstart.stage import DatasetEntry, StageOrder, StageResult
 from coldstart.status import ErrorCode
-from coldstart_trainer import checkpoint, data, evaluation
+from coldstart_trainer import checkpoint, data, evaluation, gang
 from coldstart_trainer.data import Rows
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.inputs import Input
@@ -109,10 +110,25 @@ def join(stage: TrainingStage) -> None:
     without this it would be spread over one process, and then refused.
     """
     on_cpu = stage.spec.resources.gpus_per_node == 0
+    seconds = _patience(stage)
     if stage.spec.parallelism.zero:
         deepspeed = importlib.import_module("deepspeed")
-        deepspeed.init_distributed("gloo" if on_cpu else "nccl")
-    PartialState(cpu=on_cpu)
+        backend, timeout = "gloo" if on_cpu else "nccl", timedelta(seconds=seconds)
+        deepspeed.init_distributed(backend, timeout=timeout)
+    gang.meet(cpu=on_cpu, seconds=seconds)
+
+
+def _patience(stage: TrainingStage) -> int:
+    """How long a process waits for another, which may hang, before it ends and is tried again.
+
+    Raises:
+        StageFailure: InvalidOrder.
+    """
+    seconds = stage.spec.trainer_args.get("ddp_timeout", gang.PATIENCE_SECONDS)
+    if not isinstance(seconds, int) or seconds <= 0:
+        message = f"{stage.field}.trainerArgs.ddp_timeout is {seconds!r}: give whole seconds"
+        raise StageFailure(ErrorCode.INVALID_ORDER, message)
+    return seconds
 
 
 def resume_point(stage: TrainingStage) -> Path | None:
@@ -209,8 +225,8 @@ def finish(
     stage.progress.write("save", step, step)
     partial = stage.layout.root / "final.partial"
     state = PartialState()
-    if state.is_main_process and partial.exists():
-        shutil.rmtree(partial)
+    if state.is_main_process:
+        checkpoint.cleared(partial)
     state.wait_for_everyone()
     trainer.save_model(str(partial))
     state.wait_for_everyone()

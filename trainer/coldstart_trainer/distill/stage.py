@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +89,7 @@ def run(order: StageOrder, source: Input, progress: ProgressLog) -> StageResult:
         _require_rows(tally)
         progress.write("save", len(rows), len(rows))
         partial = layout.root / "final.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        checkpoint.cleared(partial)
         partial.mkdir()
         Distilled(spec, conversation, rows, journal).write(partial / ROWS, taken)
     use = Use("distill", "distill", f"{_FIELD}.dataset", spec.dataset)
