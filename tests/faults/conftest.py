@@ -1,10 +1,9 @@
 """How much of the faults a run covers, the safety rules after every test, and how to repeat one.
 
-`--share 0.1 --seed 7` runs a tenth of the items, drawn by the seed, at least one of every test
-function. Whatever happened in a world is held to `oracles` when its test is over.
+`--share 0.1 --seed 7` runs a tenth of the items, drawn by the seed over all test functions.
+Whatever happened in a world is held to `oracles` when its test is over.
 """
 
-import math
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -49,13 +48,23 @@ def pytest_collection_modifyitems(config, items):
 
 
 def chosen_of(names, share, seed):
-    """A share of the items by a seed, rounded up for each test function."""
+    """A share of the items by a seed, spread over the test functions.
+
+    Each gives the whole part of its share; who gives one more is drawn by what is left of that.
+    """
     functions = defaultdict(list)
     for name in names:
         functions[_function(name)].append(name)
+    left = {}
     for function, items in functions.items():
-        count = max(1, math.ceil(share * len(items)))
-        yield from random.Random(f"{seed} {function}").sample(items, count)
+        shuffled = random.Random(f"{seed} {function}").sample(items, len(items))
+        count = int(share * len(items))
+        yield from shuffled[:count]
+        if count < len(items):
+            left[shuffled[count]] = share * len(items) - count
+    draw = random.Random(seed)
+    order = sorted(left, key=lambda name: draw.random() ** (1 / max(left[name], 1e-9)))
+    yield from order[len(order) - round(sum(left.values())) :]
 
 
 def _drawn(config):

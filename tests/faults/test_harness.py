@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from faults.conftest import chosen_of
 from faults.proxied import faulty
 
 NAME = re.compile(r"test_suite[.]py::\S+")
@@ -49,20 +50,21 @@ def passed(said):
     return {word for line in said.splitlines() if "PASSED" in line for word in NAME.findall(line)}
 
 
-def test_a_share_has_items_of_every_function_and_a_seed_draws_the_same(suite):
-    said = [suite("--share", "0.1", "--seed", seed)[1] for seed in ("1", "1", "2")]
-    first, again, other = map(passed, said)
-    assert first == again != other
-    assert len(first) == 3 + 1
-    assert "test_suite.py::test_one" in first
-    assert "4 of    31 points (--share 0.1 --seed 1)" in said[0]
+def test_a_share_is_spread_over_the_functions_and_drawn_by_the_seed():
+    names = [f"test_many[{n}]" for n in range(30)] + [f"test_one_{n}" for n in range(20)]
+    drawn = {seed: list(chosen_of(names, 0.1, seed)) for seed in range(200)}
+    assert drawn[7] == list(chosen_of(names, 0.1, 7))
+    assert all(len(set(some)) == len(some) == 5 for some in drawn.values())
+    assert all(sum("many" in name for name in some) == 3 for some in drawn.values())
+    assert set(names) == {name for some in drawn.values() for name in some}
+    assert sorted(chosen_of(names, 1.0, 7)) == sorted(names)
 
 
 def test_every_worker_draws_the_same(suite):
     code, said = suite("--share", "0.1", "-n2")
     assert code == 0
-    assert len(passed(said)) == 4
-    assert "4 of    31 points" in said
+    assert len(passed(said)) == 3
+    assert "3 of    31 points" in said
 
 
 def test_a_failure_says_how_it_is_repeated_alone(suite):
