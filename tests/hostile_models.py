@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -64,7 +63,6 @@ def _place() -> Path:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    logging.getLogger("coldstart_trainer").setLevel(logging.ERROR)
     kept = tempfile.TemporaryDirectory()
     _KEPT.append(kept)
     return Path(kept.name)

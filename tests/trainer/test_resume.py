@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -66,34 +65,6 @@ def last_step(given):
 def weights(given):
     tensors = load_file(output(given).final / "model.safetensors")
     return {name: value.flatten().tolist() for name, value in tensors.items()}
-
-
-@pytest.mark.parametrize(("stage", "updates"), [("sft", 12), ("grpo", 20)])
-def test_killed_at_random_and_resumed_is_as_if_never_stopped(
-    stage, updates, tiny_model, tiny_rows, tmp_path
-):
-    whole = order(stage, tmp_path / "whole", tiny_model, tiny_rows)
-    forked.carried_out(whole, tmp_path / "whole.json")
-    given = order(stage, tmp_path / "runs", tiny_model, tiny_rows)
-    generator = random.Random(0)
-    for kind in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-        result = tmp_path / f"{given.attempt}.json"
-        (process,) = forked.ranks(given, result)
-        reached = max(losses(given), default=0)
-        if reached + 1 < updates:
-            wait_for_update(
-                given, process, generator.randint(reached + 1, min(reached + 4, updates - 1))
-            )
-        os.kill(process.pid, kind)
-        (code,) = forked.ended([process])
-        if kind is signal.SIGTERM and code:
-            assert code == 143
-            assert read_result(result).error.code is ErrorCode.TERMINATED
-        given = again(given)
-    result = forked.carried_out(given, tmp_path / "last.json")
-    assert result["checkpoint"]["step"] == updates
-    assert losses(given) == losses(whole)
-    assert weights(given) == weights(whole)
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
