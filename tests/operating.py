@@ -306,14 +306,15 @@ def world(directory, script=None, *, pytorch=True, crd=True, **options):
     with place(directory, script, pytorch=pytorch, crd=crd, **options) as found:
         found.judged = JUDGED.get()
         yield found
-        found.judge()
+        if found.judged:
+            found.judge()
 
 
 PLACE = ContextVar("PLACE", default=None)
 """Where worlds are, as a function like `in_process`; none: there."""
 
 JUDGED = ContextVar("JUDGED", default=False)
-"""Whether worlds must also come to rest when all has ended; no rule may be broken in any."""
+"""Whether worlds are held to the safety rules, and must come to rest when all has ended."""
 
 
 @contextmanager

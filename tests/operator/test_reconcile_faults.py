@@ -90,10 +90,13 @@ def test_an_expired_run_that_is_gone_unseen_is_not_deleted_again_and_again(tmp_p
             hide("reasoningruns", times=None, where=lambda type_, _: type_ == "DELETED")
         )
         w.server.delete("reasoningruns", "r")
-        while not (asked := w.server.requests.of("delete", "reasoningruns")):
+        deadline = time.monotonic() + 20
+        while not (asked := w.server.requests.of("get", "reasoningruns")):
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         assert w.quiet(2.0) == []
         assert [one.status for one in asked] == [404]
+        assert w.server.requests.of("delete", "reasoningruns") == []
 
 
 def test_a_mistake_of_ours_is_told_and_not_a_wedge(tmp_path, monkeypatch):

@@ -130,7 +130,8 @@ def test_rows_without_images_may_be_mixed_in_on_two_processes(
     """One process may have images where the other has none, in sampling, self-check and updates."""
     pictured = [json.loads(line) for line in tiny_rows.read_text().splitlines()[:6]]
     for row in pictured:
-        row["images"] = [str(tiny_rows.parent / name) for name in row["images"]]
+        row["images"] = [f"pictures/{name}" for name in row["images"]]
+    (tmp_path / "pictures").symlink_to(tiny_rows.parent)
     plain_text = [json.loads(line) for line in tiny_texts.read_text().splitlines()[:18]]
     lines = [json.dumps(row) + "\n" for row in [*pictured, *plain_text]]
     (tmp_path / "mixed.jsonl").write_text("".join(lines))
