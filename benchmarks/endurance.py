@@ -23,9 +23,10 @@ from typing import Any
 import aiohttp
 import click
 from endured import Endured, Options, Sample, page, rows, series
-from findings import machine_class, table
+from findings import table
 from rich.console import Console
 from rig import ROOT, Failed, Json, Operator, served
+from setting import machine_class
 
 RESULT = ROOT / "benchmarks" / "results" / "endurance.md"
 

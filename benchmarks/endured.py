@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from statistics import mean, median
 
 from rig import Json
+from setting import setting
 
 from coldstart_operator.cache import GRAVES
 from coldstart_operator.recorder import MAX_SAID, MAX_WAITING
@@ -286,7 +283,6 @@ Measured on {day} on {machine} (load average of its last 15 minutes: {load:.1f})
 
 def page(found: Endured, options: Options, machine: str, command: str) -> str:
     """The kept result, in Markdown."""
-    names = ("kopf", "kubernetes", "aiohttp", "pydantic")
     report = found.report
     ended = sum(report["ends"].values())
     ends = {f"ended: {name}": number for name, number in report["ends"].items()}
@@ -294,11 +290,8 @@ def page(found: Endured, options: Options, machine: str, command: str) -> str:
     return PAGE.format(
         **vars(options),
         command=command,
-        day=f"{datetime.now(UTC):%Y-%m-%d}",
+        **setting("kopf", "kubernetes", "aiohttp", "pydantic"),
         machine=machine,
-        load=os.getloadavg()[2],
-        python=platform.python_version(),
-        versions=", ".join(f"{name} {version(name)}" for name in names),
         rows="\n".join(f"| {' | '.join(cells)} |" for cells in rows(found, options)),
         deeds=_lines({**report["deeds"], **ends}),
         faults=_lines(dict(_ordered(report["faults"]))),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 
 from rich.table import Table
 from rig import Json
+from setting import setting
 
 GROWTH = 1.1
 """What is flat, or linear, grows by no more than this."""
@@ -167,28 +164,17 @@ Requests of the operator per run, of {runs} runs:
 
 def page(findings: Findings, options: Options, machine: str, command: str) -> str:
     """The kept result, in Markdown."""
-    names = ("kopf", "kubernetes", "aiohttp", "pydantic")
     return PAGE.format(
         runs=options.runs,
         command=command,
         rate=options.rate,
         stage=options.stage,
         finished=options.finished,
-        day=f"{datetime.now(UTC):%Y-%m-%d}",
+        **setting("kopf", "kubernetes", "aiohttp", "pydantic"),
         machine=machine,
-        load=os.getloadavg()[2],
-        python=platform.python_version(),
-        versions=", ".join(f"{name} {version(name)}" for name in names),
         rows="\n".join(f"| {' | '.join(cells)} |" for cells in rows(findings, options)),
         requests="\n".join(
             f"| {kind} | {number:.2f} |"
             for kind, number in sorted(findings.requests.items(), key=lambda item: -item[1])
         ),
     )
-
-
-def machine_class() -> str:
-    """The machine in words."""
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    memory_gib = round(pages * size / 2**30)
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {memory_gib} GiB of memory"

@@ -15,7 +15,6 @@ import json
 import logging
 import multiprocessing
 import os
-import platform
 import random
 import resource
 import sys
@@ -23,8 +22,6 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +34,7 @@ import hostile_storage  # noqa: E402
 from hostile_corpus import kept, slug  # noqa: E402
 from hostile_inputs import mutated  # noqa: E402
 from hostile_watch import SLOW_SECONDS, Watch  # noqa: E402
+from setting import machine_class, setting  # noqa: E402
 
 PARSERS = (*hostile_parsers.PARSERS, *hostile_storage.PARSERS, *hostile_models.PARSERS)
 RESULT = ROOT / "benchmarks" / "results" / "hostile_input.md"
@@ -155,17 +153,12 @@ Measured on {day} on {machine} (load average {load:.1f}) in {minutes:.0f} minute
 def page(rows: list[Row], command: str, minutes: float) -> str:
     """The kept result."""
     names = ("pydantic", "pillow", "pyarrow", "datasets", "transformers", "safetensors", "jinja2")
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    machine = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     return PAGE.format(
         command=command,
         slow=SLOW_SECONDS,
-        day=f"{datetime.now(UTC):%Y-%m-%d}",
-        machine=f"{machine}, {round(pages * size / 2**30)} GiB of memory",
-        load=os.getloadavg()[2],
+        **setting(*names),
+        machine=machine_class(),
         minutes=minutes,
-        python=platform.python_version(),
-        versions=", ".join(f"{name} {version(name)}" for name in names),
         table=table(rows),
     )
 

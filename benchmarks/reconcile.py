@@ -24,9 +24,10 @@ from typing import Any
 
 import aiohttp
 import click
-from findings import Findings, Options, machine_class, page, quantile, rows, table
+from findings import Findings, Options, page, quantile, rows, table
 from rich.console import Console
 from rig import OURS, ROOT, RUNS, Bench, Failed, Json, Operator, served
+from setting import machine_class
 
 RESULT = ROOT / "benchmarks" / "results" / "reconcile.md"
 JOBS = "/apis/kubeflow.org/v1/namespaces/{}/pytorchjobs"

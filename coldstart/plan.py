@@ -308,15 +308,15 @@ def _live_step(run: ReasoningRun, entry: StageStatus, child: Child, now: datetim
         entry = entry.model_copy(update={"state": StageState.STOPPING})
         return Stop(child.stage, child.attempt, "the run is suspended"), entry, f"suspends {where}"
     left = _time_left(run.spec.stage(child.stage), entry, now)
-    if child.lost or (left is not None and left <= 0):
-        error = (
-            StageError(code=ErrorCode.WORKER_LOST, message=f"{where}: {child.message}")
-            if child.lost
-            else StageError(
-                code=ErrorCode.DEADLINE_EXCEEDED,
-                message=f"{where} ran longer than spec.{entry.name}.timeoutSeconds",
-            )
+    error = None
+    if child.lost:
+        error = StageError(code=ErrorCode.WORKER_LOST, message=f"{where}: {child.message}")
+    elif left is not None and left <= 0:
+        error = StageError(
+            code=ErrorCode.DEADLINE_EXCEEDED,
+            message=f"{where} ran longer than spec.{entry.name}.timeoutSeconds",
         )
+    if error:
         entry = entry.model_copy(update={"state": StageState.STOPPING, "error": error})
         return Stop(child.stage, child.attempt, error.message), entry, error.message
     if child.state is not ChildState.RUNNING:

@@ -87,6 +87,16 @@ def run_starts(run, name="sft", attempt=1):
     return entry.get("state") == "Running" and entry["attempt"] == attempt
 
 
+def all_succeeded_once(w, names):
+    """Every run has succeeded, every stage at its first attempt, and no job was made twice."""
+    for name in names:
+        run = w.end(name, 30)
+        assert holds(run, "Succeeded"), run["status"]
+        assert {entry["attempt"] for entry in run["status"]["stages"]} == {1}
+    created = w.created()
+    assert len(created) == len(set(created)) == len(w.server.list("pytorchjobs"))
+
+
 class World:
     """The server, its controllers and what a test does with them."""
 

@@ -6,6 +6,15 @@ import shutil
 
 import pytest
 
+DIGITS_BY_VLLM = {
+    "benchmarks": [{"name": "digits", "dataset": {"name": "rows.jsonl"}}],
+    "resources": {"gpusPerNode": 0},
+    "precision": "fp32",
+    "engine": "vllm",
+    "concurrency": 4,
+}
+"""An evaluation of the tiny rows; how it decodes is left to say."""
+
 NEEDS_VLLM = [
     pytest.mark.vllm,
     pytest.mark.skipif(

@@ -19,9 +19,8 @@ MAX_TOKENS: Final = 1 << 32
 
 LONGEST_PAUSE: Final = 600.0
 """The longest `Retry-After` that is heeded."""
-
-
 _LONGEST_FINISH: Final = 40
+"""Characters of the word for how an answer ended."""
 
 
 @dataclass(frozen=True)

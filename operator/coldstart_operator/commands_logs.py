@@ -25,6 +25,8 @@ _WAITING = 100
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _DIGITS = 10
+"""No index of a pod has as many."""
+
 _TRAINING = "training.kubeflow.org/replica-"
 
 

@@ -1,11 +1,11 @@
 """Faults 46 to 52: runs that are deleted, operators that are replaced, and kubectl."""
 
-import copy
 import time
 
 import pytest
 import yaml
 from apiserver.scripts import FOREVER, KILLED, Behaviour, scripted
+from earlier import lacking
 from faults.proxied import faulty
 from faults.verdicts import no_rule_was_broken, well_ended
 from kubectl import Kubectl
@@ -63,14 +63,10 @@ def test_a_run_that_is_deleted_leaves_nothing(tmp_path, phase, looks, propagatio
 
 def earlier():
     """The definition of a version that lacked some fields and rules, and knew one more."""
-    crd = copy.deepcopy(CRD)
+    crd = lacking("progress", of_stages=("child", "gpuSeconds", "wastedGpuSeconds", "gates"))
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    schema.pop("x-kubernetes-validations")
     status = schema["properties"]["status"]["properties"]
-    for name in ("child", "gpuSeconds", "wastedGpuSeconds", "gates"):
-        del status["stages"]["items"]["properties"][name]
     status["stages"]["items"]["properties"]["novelty"] = {"type": "string"}
-    del status["progress"]
     return crd
 
 

@@ -11,6 +11,7 @@ import yaml
 from apiserver.errors import ApiError
 from apiserver.scripts import FOREVER, KILLED, Behaviour, scripted
 from builders import NOW, make_run
+from earlier import lacking
 from faults.proxied import faulty
 from faults.verdicts import healthz, no_rule_was_broken, well_ended
 from operating import MANIFEST, SFT_ONLY, condition, ended, holds, run_starts, stage
@@ -160,14 +161,8 @@ def test_random_edits_act_or_are_refused_and_the_run_ends_well(tmp_path, phase, 
 
 @pytest.mark.fault(41, 48)
 def test_an_older_definition_that_prunes_what_is_written_does_not_make_health_red(tmp_path):
-    crd = copy.deepcopy(CRD)
-    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    schema.pop("x-kubernetes-validations")
-    status = schema["properties"]["status"]["properties"]
-    for name in ("child", "gpuSeconds", "wastedGpuSeconds", "attemptStartedAt"):
-        del status["stages"]["items"]["properties"][name]
-    for name in ("backend", "progress", "startedAt"):
-        del status[name]
+    of_stages = ("child", "gpuSeconds", "wastedGpuSeconds", "attemptStartedAt")
+    crd = lacking("backend", "progress", "startedAt", of_stages=of_stages)
     with faulty(tmp_path, scripted({}, FOREVER), crd=False) as w:
         w.server.create("customresourcedefinitions", crd)
         with w.process("--resync", "20", speed=40) as operator:

@@ -14,7 +14,7 @@ import urllib.request
 import pytest
 from apiserver.faults import Fault, answer, delay, error, silence
 from apiserver.scripts import FOREVER, KILLED, scripted
-from operating import SFT_ONLY, holds, stage, world
+from operating import SFT_ONLY, all_succeeded_once, holds, stage, world
 
 
 def page(port, path):
@@ -35,16 +35,6 @@ def sample(text, name, **labels):
         if found and labels.items() <= told.items():
             total += float(found[2])
     return total
-
-
-def all_succeeded_once(w, names):
-    """Every run has succeeded, every stage at its first attempt, and no job was made twice."""
-    for name in names:
-        run = w.end(name, 30)
-        assert holds(run, "Succeeded"), run["status"]
-        assert {entry["attempt"] for entry in run["status"]["stages"]} == {1}
-    created = w.created()
-    assert len(created) == len(set(created)) == len(w.server.list("pytorchjobs"))
 
 
 def test_a_process_works_tells_and_ends(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from stage_attempts import CONVERSATION, again, here, stage_order
+from vllm_model import DIGITS_BY_VLLM
 
 from coldstart import layout
 from coldstart.files import json_lines
@@ -43,14 +44,7 @@ def stand_in(monkeypatch):
 @pytest.fixture
 def order(tmp_path, tiny_model, tiny_rows, conversation):
     def make(storage="runs", **section):
-        evaluation = {
-            "benchmarks": [{"name": "digits", "dataset": {"name": "rows.jsonl"}}],
-            "resources": {"gpusPerNode": 0},
-            "precision": "fp32",
-            "engine": "vllm",
-            "concurrency": 4,
-            "decoding": {"temperature": 1.0, "samples": 2},
-        }
+        evaluation = DIGITS_BY_VLLM | {"decoding": {"temperature": 1.0, "samples": 2}}
         spec = {"conversation": conversation.document(), "evaluation": evaluation | section}
         return stage_order("evaluation", tiny_model, tmp_path / storage, tiny_rows.parent, spec)
 

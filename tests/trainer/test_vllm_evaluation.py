@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from stage_attempts import again, environment, read_result, stage_order
-from vllm_model import NEEDS_VLLM, vllm_model
+from vllm_model import DIGITS_BY_VLLM, NEEDS_VLLM, vllm_model
 
 from coldstart import layout
 from coldstart.files import json_lines
@@ -34,14 +34,7 @@ def ordered(vllm_model, tiny_rows, conversation, tmp_path_factory):
     """Makes orders, each with a storage of its own unless it is given one."""
 
     def make(decoding, storage=None, *, length=LENGTH, **section):
-        evaluation = {
-            "benchmarks": [{"name": "digits", "dataset": {"name": "rows.jsonl"}}],
-            "resources": {"gpusPerNode": 0},
-            "precision": "fp32",
-            "engine": "vllm",
-            "concurrency": 4,
-            "decoding": decoding,
-        }
+        evaluation = DIGITS_BY_VLLM | {"decoding": decoding}
         spec = {
             "conversation": conversation.document() | {"maxCompletionTokens": length},
             "evaluation": evaluation | section,
