@@ -25,10 +25,12 @@ def test_a_backend_that_comes_back_is_watched_again(tmp_path):
         w.server.delete("customresourcedefinitions", "pytorchjobs.kubeflow.org")
         w.apply("s", **SFT_ONLY, backend="PyTorchJob")
         w.until(
-            lambda run: (condition(run, "Queued") or {}).get("reason") == "BackendUnavailable", "s"
+            lambda run: (condition(run, "Queued") or {}).get("reason") == "BackendUnavailable",
+            "s",
+            60,
         )
         w.server.create("customresourcedefinitions", pytorchjobs())
-        assert holds(w.end("s"), "Succeeded")
+        assert holds(w.end("s", 60), "Succeeded")
 
 
 def test_the_definition_of_runs_may_be_listed_late(tmp_path):
