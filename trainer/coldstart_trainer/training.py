@@ -22,7 +22,7 @@ from coldstart.layout import ROWS, StageLayout, output
 from coldstart.spec import GRPO, SFT
 from coldstart.stage import DatasetEntry, StageOrder, StageResult
 from coldstart.status import ErrorCode
-from coldstart_trainer import checkpoint, data, evaluation, gang
+from coldstart_trainer import checkpoint, data, evaluation, extensions, gang
 from coldstart_trainer.data import Rows
 from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.inputs import Input
@@ -112,6 +112,7 @@ def join(stage: TrainingStage) -> None:
     on_cpu = stage.spec.resources.gpus_per_node == 0
     seconds = _patience(stage)
     if stage.spec.parallelism.zero:
+        extensions.build_in_turns()
         deepspeed = importlib.import_module("deepspeed")
         backend, timeout = "gloo" if on_cpu else "nccl", timedelta(seconds=seconds)
         deepspeed.init_distributed(backend, timeout=timeout)
