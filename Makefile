@@ -69,7 +69,7 @@ SHARE ?= 1
 SEED ?= 0
 .PHONY: test-faults
 test-faults: setup ## Inject every fault into operator and training; SHARE=0.1 SEED=7 draws a tenth.
-	$(PYTEST) tests/faults --share $(SHARE) --seed $(SEED)
+	$(PYTEST) --dist worksteal tests/faults --share $(SHARE) --seed $(SEED)
 
 .PHONY: test-cluster
 test-cluster: setup ## Run the tests that need a real API server: its binaries are in KUBEBUILDER_ASSETS.

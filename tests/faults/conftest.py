@@ -9,7 +9,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from faults.undisturbed import disturb
 from operating import JUDGED
+from tiny import tiny_model, tiny_rows
+
+__all__ = ["disturb", "tiny_model", "tiny_rows"]
 
 HERE = Path(__file__).parent
 

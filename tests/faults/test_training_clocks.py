@@ -4,9 +4,7 @@ import random
 from datetime import timedelta
 
 import pytest
-import tiny
 from builders import NOW, make_run
-from faults import undisturbed
 from faults.engine import Project
 from faults.interposing import Action, Fault, Operation, happened, recorded
 from faults.undisturbed import goes_on, log, result_file
@@ -14,8 +12,6 @@ from stage_attempts import again, read_result
 
 from coldstart.plan import Observation, Start, Wait, next_step
 from coldstart.status import RunStatus, StageState, StageStatus
-
-tiny_model, tiny_rows, disturb = tiny.tiny_model, tiny.tiny_rows, undisturbed.disturb
 
 JUMPS = {"back": -3600, "forward": 365 * 86400}
 STAGES = ("distill", "sft", "grpo", "evaluation")

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 from faults import undisturbed
 from stage_attempts import again
 
@@ -14,8 +13,6 @@ from coldstart.layout import output
 from coldstart.stage import MANIFEST, StageInput
 from coldstart.status import ErrorCode
 from coldstart_trainer import checkpoint, inputs
-
-tiny_model, tiny_rows, disturb = tiny.tiny_model, tiny.tiny_rows, undisturbed.disturb
 
 MODEL = {
     "chat_template.jinja",

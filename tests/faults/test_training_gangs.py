@@ -10,13 +10,11 @@ from pathlib import Path
 
 import forked
 import pytest
-import tiny
+from faults.interposing import loaded
 from stage_attempts import environment, order, read_result, wait_for_update
 
 from coldstart.layout import output
 from coldstart.status import RETRYABLE_FROM, ErrorCode
-
-tiny_model, tiny_rows = tiny.tiny_model, tiny.tiny_rows
 
 DEADLINE = 12
 """Seconds that a worker waits for another here; the default is half an hour."""
@@ -37,6 +35,7 @@ WAYS = {"dies": signal.SIGKILL, "hangs": signal.SIGSTOP}
 
 @pytest.fixture
 def gang(tiny_model, tiny_rows, tmp_path):
+    loaded()  # the other tests of a process fork from the same server
     return lambda stage: order(stage, tmp_path / "runs", tiny_model, tiny_rows, **GANG)
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import forked
 import pytest
-import tiny
-from faults import undisturbed
 from faults.interposing import (
     NONE,
     Action,
@@ -28,8 +26,6 @@ from faults.undisturbed import (
 from stage_attempts import again
 
 from coldstart.layout import output
-
-tiny_model, tiny_rows, disturb = tiny.tiny_model, tiny.tiny_rows, undisturbed.disturb
 
 COUNTS = {"sft": 86, "grpo": 30, "distill": 35, "evaluation": 53}
 """Kills at file operations of each stage; of every kind, but for GRPO, which saves as SFT does."""

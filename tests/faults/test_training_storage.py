@@ -5,8 +5,6 @@ import random
 import re
 
 import pytest
-import tiny
-from faults import undisturbed
 from faults.interposing import Action, Fault, happened
 from faults.undisturbed import goes_on, points, require_whole_or_none
 from stage_attempts import again, read_result
@@ -14,8 +12,6 @@ from stage_attempts import again, read_result
 from coldstart.layout import output
 from coldstart.stage import MANIFEST
 from coldstart.status import ErrorCode
-
-tiny_model, tiny_rows, disturb = tiny.tiny_model, tiny.tiny_rows, undisturbed.disturb
 
 FULL, READ_ONLY, FORBIDDEN, FAILING = errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO
 

@@ -8,16 +8,12 @@ from pathlib import Path
 
 import forked
 import pytest
-import tiny
-from faults import undisturbed
 from faults.interposing import NONE, arm, loaded
 from faults.undisturbed import log, result_file
 from stage_attempts import again, read_result
 
 from coldstart.layout import output
 from coldstart.status import ErrorCode
-
-tiny_model, tiny_rows, disturb = tiny.tiny_model, tiny.tiny_rows, undisturbed.disturb
 
 STAGES = ("distill", "sft", "grpo", "evaluation")
 ENDINGS = {"by itself": None, "told to end": signal.SIGTERM, "killed": signal.SIGKILL}
