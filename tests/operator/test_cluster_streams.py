@@ -16,7 +16,7 @@ globals().update(
             "test_a_watch_ends_in_time_and_bookmarks_where_it_was",
             # What only the stand-in has.
             "test_history_is_bounded",
-            "test_a_restart_cuts_connections_and_keeps_objects",
+            "test_a_restart_cuts_connections_keeps_objects_and_goes_on_collecting",
             "test_rules_refuse_what_they_do_not_name",
             "test_the_record_knows_every_request",
         ],
