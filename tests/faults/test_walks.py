@@ -22,6 +22,9 @@ STEPS = 40
 ENOUGH = 250
 """Walks by which every mistake that is known to be one has been found."""
 
+SHORT = 6
+"""Steps to which the story of each of them can be told, its beginning and end among them."""
+
 
 def walk(number, walks, *phases):
     """Walk so often from a seed."""
@@ -45,8 +48,10 @@ def test_every_story_comes_to_its_end(part, seed):
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mistake_is_found(name, monkeypatch):
+def test_a_mistake_is_found_and_told_as_its_shortest_story(name, monkeypatch):
     mutate, number = MUTANTS[name]
     mutate(monkeypatch)
-    with pytest.raises(AssertionError, match="apply"):
-        walk(number, ENOUGH, Phase.generate)
+    with pytest.raises(AssertionError, match="apply") as found:
+        walk(number, ENOUGH, Phase.generate, Phase.shrink)
+    steps = [note for note in found.value.__notes__ if note.startswith("state.")]
+    assert len(steps) <= SHORT, "\n".join(steps)
