@@ -212,6 +212,25 @@ OPERATOR = (
         "An upgrade or a drained node takes a few minutes.",
     ),
     Alert(
+        "LooksFail",
+        "looks-fail",
+        "warning",
+        """
+        sum by (namespace, reason) (
+          increase(
+            coldstart_operator_reconcile_errors_total{reason!~"Conflict|EarlierRunEnds|QuotaExceeded"}[30m]
+          )
+        ) > 10
+        """,
+        "15m",
+        "The operator's looks at runs fail: {{ $labels.reason }}",
+        "{{ $value | humanize }} looks in half an hour. A run among them goes nowhere until the "
+        "cause is gone.",
+        "A run whose looks fail again and again is looked at every two minutes, fifteen times in "
+        "half an hour; what passes gives fewer. Conflicts, and waiting for quota or for an earlier "
+        "run's pods, are daily life.",
+    ),
+    Alert(
         "GateRefused",
         "gate-refused",
         "warning",

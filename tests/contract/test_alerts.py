@@ -250,6 +250,24 @@ CASES = {
         None,
         [operator("silence_seconds", "0 _x12 0x600", source="watch")],
     ),
+    "a run that is refused all the time": (
+        "LooksFail",
+        90,
+        {"namespace": "coldstart-system", "reason": "Forbidden"},
+        [operator("reconcile_errors_total", "0+0.5x600", reason="Forbidden")],
+    ),
+    "a bad quarter of an hour": (
+        "LooksFail",
+        60,
+        None,
+        [operator("reconcile_errors_total", "0 3 6 7 8x600", reason="Forbidden")],
+    ),
+    "it waits for quota": (
+        "LooksFail",
+        90,
+        None,
+        [operator("reconcile_errors_total", "0+0.5x600", reason="QuotaExceeded")],
+    ),
     "a gate": (
         "GateRefused",
         10,
