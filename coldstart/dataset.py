@@ -35,6 +35,9 @@ class Dataset(Contract):
     """The split of a hub data set, or of a directory with the hub's layout."""
     columns: Columns = Columns()
     """Which column holds what."""
+    image_dir: Name | None = None
+    """The directory that paths of images are relative to and may lead into, if that is not the
+    file's own: beside the run.yaml on one machine, in the storage on a cluster, or absolute."""
     limit: Positive | None = None
     """Use this many rows, drawn with the stage's seed."""
 

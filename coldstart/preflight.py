@@ -53,6 +53,9 @@ def _missing_files(spec: RunSpec, workdir: Path) -> Iterator[str]:
         path = workdir / Path(use.dataset.name).expanduser()
         if use.dataset.looks_local and not path.exists():
             yield f"{use.field}.name: there is no file {path}"
+        pictures = use.dataset.image_dir and workdir / Path(use.dataset.image_dir).expanduser()
+        if pictures and not pictures.is_dir():
+            yield f"{use.field}.imageDir: there is no directory {pictures}"
 
 
 def _missing_key(spec: RunSpec) -> Iterator[str]:

@@ -86,6 +86,10 @@ def test_a_stage_that_the_file_does_not_have_is_refused(here):
         ({"resources": {"nodes": 2}}, "spec.grpo.resources.nodes: is 2"),
         ({"rollout": {"engine": "vllm"}}, "spec.grpo.rollout.engine: vLLM is not installed: pip"),
         ({"dataset": {"name": "gone.jsonl"}}, "spec.grpo.dataset.name: there is no file"),
+        (
+            {"dataset": {"name": "org/data", "imageDir": "gone"}},
+            "spec.grpo.dataset.imageDir: there is no directory",
+        ),
         ({"probe": {"dataset": {"name": "./gone"}}}, "spec.grpo.probe.dataset.name: there is no"),
     ],
 )

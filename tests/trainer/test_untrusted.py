@@ -106,6 +106,31 @@ def test_a_row_names_no_image_of_elsewhere(tmp_path, picture, path):
     assert images.facts(source.table["images"][0].as_py()[0]).width == 8
 
 
+@pytest.mark.parametrize("name", ["../pictures", "/absolute"])
+def test_the_spec_may_have_rows_name_images_of_another_directory(tmp_path, picture, name):
+    home, pictures = tmp_path / "home", tmp_path / "pictures"
+    for folder in (home, pictures / "of a split"):
+        folder.mkdir(parents=True)
+    (pictures / "of a split" / "1.png").write_bytes(picture(8, 8))
+    (tmp_path / "secret.png").write_bytes(picture(8, 8))
+    name = name.replace("/absolute", str(pictures))
+    for path in ("of a split/1.png", str(pictures / "of a split" / "1.png")):
+        given = written(home, images=[path]).model_copy(update={"image_dir": name})
+        source = sources.read(given, ("problem",), home, "spec.sft.dataset")
+        assert images.facts(source.table["images"][0].as_py()[0]).width == 8
+    outside = written(home, images=["../secret.png"]).model_copy(update={"image_dir": name})
+    with pytest.raises(DataError, match="which is in none of"):
+        sources.read(outside, ("problem",), home, "spec.sft.dataset")
+
+
+def test_a_directory_of_images_that_is_not_there_is_named(tmp_path):
+    given = written(tmp_path, images=["1.png"]).model_copy(update={"image_dir": "pictures"})
+    with pytest.raises(
+        DataError, match=r"spec\.sft\.dataset\.imageDir: there is no directory .*/pictures"
+    ):
+        sources.read(given, ("problem",), tmp_path, "spec.sft.dataset")
+
+
 def test_an_image_that_is_a_pipe_keeps_nobody_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(images.ImageError, match="is no plain file"):

@@ -69,7 +69,8 @@ class Home:
         if not any(Path(found).is_relative_to(_plain(root)) for root in self.roots):
             raise ImageError(
                 f"names the image {path!r:.100}, which is in none of "
-                f"{', '.join(map(str, dict.fromkeys(self.roots)))}: move or link it there"
+                f"{', '.join(map(str, dict.fromkeys(self.roots)))}: move or link it there, or "
+                "name its directory in imageDir"
             )
         return found
 

@@ -111,13 +111,26 @@ def _tables(
 ) -> list[tuple[pa.Table, File]]:
     if not is_local(dataset, workdir):
         caches = (datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE)
-        home = Home(workdir, (workdir, *map(Path, caches)))
+        home = _home(dataset, workdir, (workdir, *map(Path, caches)), workdir, field)
         return [(_hub(dataset, field).data.table, File(0, dataset.name, home))]
     local = workdir / Path(dataset.name).expanduser()
     if not local.exists():
         raise DataError(ErrorCode.DATASET_NOT_FOUND, f"{field}.name: there is no file {local}")
     paths = _directory_files(dataset, local, field) if local.is_dir() else [local]
-    return list(_local(paths, wanted, workdir, field))
+    return list(_local(dataset, paths, wanted, workdir, field))
+
+
+def _home(
+    dataset: Dataset, folder: Path, roots: tuple[Path, ...], workdir: Path, field: str
+) -> Home:
+    """Where images are, unless the spec says where else."""
+    if dataset.image_dir is None:
+        return Home(folder, roots)
+    given = workdir / Path(dataset.image_dir).expanduser()
+    if not given.is_dir():
+        message = f"{field}.imageDir: there is no directory {given}"
+        raise DataError(ErrorCode.DATASET_NOT_FOUND, message)
+    return Home(given, (given, *roots))
 
 
 def _joined(tables: list[pa.Table], dataset: Dataset, field: str) -> pa.Table:
@@ -207,7 +220,7 @@ def _texts(value: Any, seen: set[int]) -> Iterator[str]:
 
 
 def _local(
-    paths: list[Path], columns: set[str], workdir: Path, field: str
+    dataset: Dataset, paths: list[Path], columns: set[str], workdir: Path, field: str
 ) -> Iterator[tuple[pa.Table, File]]:
     first = 0
     for path in paths:
@@ -220,7 +233,8 @@ def _local(
         except Exception as error:
             raise _invalid(f"{field}.name: {path} cannot be read: {_first_line(error)}") from error
         label = str(path.relative_to(workdir)) if path.is_relative_to(workdir) else str(path)
-        yield table, File(first, label, Home(path.parent, (path.parent, workdir)))
+        home = _home(dataset, path.parent, (path.parent, workdir), workdir, field)
+        yield table, File(first, label, home)
         first += table.num_rows
 
 
