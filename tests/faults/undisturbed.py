@@ -130,16 +130,28 @@ def log(given: StageOrder) -> str:
 
 
 def kills(
-    operations: tuple[Operation, ...], count: int, seed: int, *, all_kinds: bool = True
+    operations: tuple[Operation, ...],
+    count: int,
+    seed: int,
+    known: tuple[Operation, ...] = (),
 ) -> list[Fault]:
-    """Kills at so many operations: of each kind on each file, and the rest at random."""
+    """Kills at so many operations: of each kind on each file, and the rest at random.
+
+    Args:
+        known: of another stage, whose kinds are left to it.
+    """
     generator = random.Random(seed)
-    chosen = points(operations, count, generator, all_kinds=all_kinds)
+    chosen = points(operations, count, generator, known=known)
     return [Fault(operation, _way(operation, generator)) for operation in chosen]
 
 
 def points(
-    operations: tuple[Operation, ...], count: int, generator: random.Random, *, all_kinds=True
+    operations: tuple[Operation, ...],
+    count: int,
+    generator: random.Random,
+    *,
+    all_kinds: bool = True,
+    known: tuple[Operation, ...] = (),
 ) -> list[Operation]:
     """So many operations, of as many kinds as there are, or can be.
 
@@ -150,7 +162,8 @@ def points(
     for operation in operations:
         if not operation.path.endswith(("result.json.log", "result.json.operations")):
             kinds.setdefault(_kind(operation), []).append(operation)
-    chosen = [generator.choice(kinds[key]) for key in sorted(kinds)]
+    new = kinds.keys() - {_kind(operation) for operation in known}
+    chosen = [generator.choice(kinds[key]) for key in sorted(new)]
     if not all_kinds:
         chosen = generator.sample(chosen, min(count, len(chosen)))
     assert len(chosen) <= count, f"there are {len(chosen)} kinds of operations: raise the count"
@@ -160,6 +173,7 @@ def points(
 
 def _kind(operation: Operation) -> tuple[str, str]:
     path = re.sub(r"checkpoint-\d+", "checkpoint-*", operation.path)
+    path = re.sub(r"^run/(sft|grpo)/", "run/*/", path)
     if operation.kind in ("fsync", "unlink") and MANIFEST not in path:
         path = re.sub(r"(checkpoint-\*|final\.partial)/.+", r"\1/*", path)
     return operation.kind, path
