@@ -47,26 +47,34 @@ def locked(layout: RunLayout) -> Iterator[None]:
     Raises:
         LocalRunError: another `coldstart run` works there, or the directory is not writable.
     """
+    descriptor = _held(layout)
     try:
-        layout.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise LocalRunError(
-            f"{layout.root}: cannot be written ({error.strerror}); choose another --dir"
-        ) from error
-    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _held(layout: RunLayout) -> int:
+    """The descriptor of a run's lock, which says whose it is; closed, it is anybody's."""
+    with contextlib.ExitStack() as undo:
         try:
+            layout.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
+            undo.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         except BlockingIOError:
             holder = os.read(descriptor, 20).decode(errors="replace").strip()
             raise LocalRunError(
                 f"{layout.root}: another coldstart run works here (process {holder or '?'})"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
+        except OSError as error:
+            raise LocalRunError(
+                f"{layout.root}: cannot be written ({error.strerror}); choose another --dir"
+            ) from error
+        undo.pop_all()
+        return descriptor
 
 
 def prepared(wanted: ReasoningRun, layout: RunLayout, fresh: Stage | bool) -> ReasoningRun:
