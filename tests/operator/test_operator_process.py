@@ -215,10 +215,11 @@ LOST = {
 def test_a_process_whose_watch_fails_begins_anew(tmp_path, case):
     with world(tmp_path) as w, w.process() as operator:
         operator.ports()
+        faults = w.server.faults
         while not w.server.requests.of("watch", "reasoningruns"):
             time.sleep(0.05)
         for fault in LOST[case]:
-            w.server.faults.add(fault)
+            faults.add(fault)
         w.apply(**SFT_ONLY)
         assert holds(w.end(seconds=60), "Succeeded")
         assert operator.process.poll() is None
