@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from faults.undisturbed import disturb
+from hypothesis.internal.conjecture.providers import HypothesisProvider
 from operating import JUDGED
 from tiny import tiny_model, tiny_rows
 
@@ -127,6 +128,17 @@ def command(config, nodeid):
 def seed(request):
     """What `--seed` says, for tests that draw something themselves."""
     return _drawn(request.config)[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _drawn_by_the_seed_alone():
+    """Have hypothesis draw the same for an item alone as for one among others.
+
+    It mixes in the constants of all modules of the project that are imported when it draws.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HypothesisProvider, "_maybe_draw_constant", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

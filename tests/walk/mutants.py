@@ -35,9 +35,9 @@ def _starts_at_once(patch):
 
 
 MUTANTS = {
-    "never adopts": (_never_adopts, 5),
+    "never adopts": (_never_adopts, 7),
     "tries once more": (_tries_once_more, 5),
-    "believes anybody": (_believes_anybody, 1),
-    "starts at once": (_starts_at_once, 5),
+    "believes anybody": (_believes_anybody, 3),
+    "starts at once": (_starts_at_once, 4),
 }
 """With a seed by which it is found soon."""
