@@ -12,7 +12,12 @@ from typing import Any
 import requests
 from trl.generation.vllm_client import VLLMClient
 
-from coldstart_trainer.rollout.prompts import Ended, unsampled
+from coldstart.status import ErrorCode
+from coldstart_trainer.errors import StageFailure
+from coldstart_trainer.rollout import answers
+from coldstart_trainer.rollout.asking import Server, strange
+from coldstart_trainer.rollout.prompts import Ended, require_completions, unsampled
+from coldstart_trainer.rollout.server import no_weights, served
 from coldstart_trainer.rollout.weights import Part
 from coldstart_trainer.termination import TERMINATION
 
@@ -27,33 +32,72 @@ class Client(VLLMClient):
 
     end_token: int
     """What ends a completion; to be set before anything is sampled."""
+    vocabulary: int
+    """How many tokens the model knows; to be set before, too."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._sampling = False
         super().__init__(*arguments, **named)
 
+    def check_server(self, total_timeout: float = 0.0, retry_interval: float = 2.0) -> None:
+        """Wait as this project does; TRL calls it before it asks anything, and waits for ever."""
+        del retry_interval
+        self.session = Server(self.base_url, self.session)
+        served(self.base_url, total_timeout)
+
+    def get_server_info(self) -> dict[str, Any]:
+        """What the server was started with.
+
+        Raises:
+            StageFailure: InvalidOrder, if nobody can give it weights.
+        """
+        settings: dict[str, Any] = super().get_server_info()
+        if settings.get("weight_transfer_config") is None:
+            raise no_weights(self.base_url)
+        return settings
+
     def held_weights(self) -> list[dict[str, Any]]:
-        """What each worker holds, as `readback` tells it."""
-        return self._called("held_weights")
+        """What each worker holds, as `readback` tells it.
+
+        Raises:
+            StageFailure: SamplerMismatch, if it cannot be told.
+        """
+        answer = self._called("held_weights")
+        with self._naming("held_weights"):
+            told = answers.shaped(answers.Holdings, answer).results
+        return [worker.model_dump() for worker in told]
 
     def weight_digests(self, parts: Mapping[int, Sequence[Part]]) -> list[list[str]]:
         """Digests of parts of each worker's weights.
 
         Args:
             parts: by worker.
+
+        Raises:
+            StageFailure: SamplerMismatch, if they are not those that were asked for.
         """
         asked = {str(worker): [asdict(part) for part in found] for worker, found in parts.items()}
-        return self._called("weight_digests", asked)
+        answer = self._called("weight_digests", asked)
+        with self._naming("weight_digests"):
+            return answers.digests(answer, [len(found) for found in parts.values()])
 
     def generate(  # type: ignore[override]
         self, prompts: Any, features: Any = None, **sampling: Any
     ) -> dict[str, Any]:
-        """Completions as TRL has them; of a process that was told to end, empty ones, and soon."""
+        """Completions as TRL has them; of a process that was told to end, empty ones, and soon.
+
+        Raises:
+            StageFailure: they are not completions of the prompts (SamplerMismatch), or the server
+                is gone (WorkerLost).
+        """
+        group = sampling.get("n", 1)
         with self._ending_when_told():
             try:
                 found: dict[str, Any] = super().generate(prompts, features, **sampling)
             except Ended:
-                return unsampled(prompts, sampling.get("n", 1), self.end_token)
+                return unsampled(prompts, group, self.end_token)
+        longest = sampling.get("max_tokens", 16)
+        require_completions(found, prompts, group, self.vocabulary, longest)
         return found
 
     def _post(self, url: str, **named: Any) -> dict[str, Any]:
@@ -66,11 +110,17 @@ class Client(VLLMClient):
                 raise Ended  # whatever the server made of a request that it gave up
         return found
 
-    def _called(self, method: str, *arguments: Any) -> list[Any]:
+    def _called(self, method: str, *arguments: Any) -> dict[str, Any]:
         document = {"method": method, "args": list(arguments)}
-        answer = self._post(f"{self.base_url}/collective_rpc", json=document)
-        found: list[Any] = answer["results"]
-        return found
+        return self._post(f"{self.base_url}/collective_rpc", json=document)
+
+    @contextlib.contextmanager
+    def _naming(self, method: str) -> Iterator[None]:
+        try:
+            yield
+        except answers.AnswerError as error:
+            where = f"/collective_rpc ({method})"
+            raise strange(self.base_url, where, error, ErrorCode.SAMPLER_MISMATCH) from error
 
     @contextlib.contextmanager
     def _ending_when_told(self) -> Iterator[None]:
@@ -97,9 +147,8 @@ class Client(VLLMClient):
     def _gave_up(self) -> bool:
         """Whether the server was made to end all requests; those that come later it takes."""
         try:
-            answer = requests.post(f"{self.base_url}/abort_requests", json={}, timeout=10)
-            answer.raise_for_status()
-        except requests.RequestException as error:
+            Server(self.base_url, requests.Session()).post(f"{self.base_url}/abort_requests", json={})
+        except StageFailure as error:
             log.warning("the vLLM server ends what it samples before this stage can end: %s", error)
             return False
         return True

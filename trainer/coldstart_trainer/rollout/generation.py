@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import requests
 from accelerate.utils import broadcast_object_list
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
@@ -20,7 +19,6 @@ from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.loop import any_process
 from coldstart_trainer.rollout.client import Client
 from coldstart_trainer.rollout.prompts import Ended, unsampled
-from coldstart_trainer.rollout.server import lost
 from coldstart_trainer.rollout.settings import EngineSettings
 from coldstart_trainer.rollout.weights import Holding, digest
 from coldstart_trainer.termination import TERMINATION
@@ -54,6 +52,7 @@ class Generation(VLLMGeneration):
                 super()._init_vllm()  # type: ignore[no-untyped-call]
             if self.accelerator.is_main_process:
                 self.vllm_client.end_token = self.settings.end
+                self.vllm_client.vocabulary = self.model.get_input_embeddings().num_embeddings
             return
         from coldstart_trainer.rollout.engine import Engine  # noqa: PLC0415
 
@@ -80,7 +79,7 @@ class Generation(VLLMGeneration):
             self.llm.llm_engine.reset_encoder_cache()
         elif self.accelerator.is_main_process:
             url = f"{self.vllm_client.base_url}/reset_encoder_cache"
-            self.vllm_client.session.post(url).raise_for_status()
+            self.vllm_client.session.post(url)
 
     def generate(
         self, prompts: Any, images: Any, num_generations: int, profiler: Any = None
@@ -99,8 +98,6 @@ class Generation(VLLMGeneration):
             else:
                 self.llm.group = num_generations
             return super().generate(prompts, images, num_generations, profiler)
-        except requests.RequestException as error:
-            raise lost(self.server_base_url, error) from error
         except Ended:
             self._sleep()
             return tuple(unsampled(prompts, 1, self.settings.end).values())
@@ -184,7 +181,14 @@ class Generation(VLLMGeneration):
 
     def _place_features(self, features: Any, prompt_ids: list[int]) -> Any:
         """Refuse a server that scales images differently: TRL would shift what it sees."""
-        placed = super()._place_features(features, prompt_ids)
+        try:
+            placed = super()._place_features(features, prompt_ids)
+        except ValueError as error:
+            raise StageFailure(
+                ErrorCode.SAMPLER_MISMATCH,
+                f"the vLLM server at {self.server_base_url} sees other images in a prompt than "
+                f"the trainer: {error}",
+            ) from error
         if placed is not None:
             theirs, ours = (
                 [place["length"] for place in found["mm_placeholders"]["image"]]

@@ -7,7 +7,7 @@ already written out. vLLM writes them out again (huggingface/trl#6401): wrong pr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import groupby
 from typing import Any
@@ -18,6 +18,12 @@ from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
 
 Tokens = list[int]
+
+_SERVER = "spec.grpo.rollout.serverUrl: the vLLM server"
+_FARTHEST = 1e5
+"""Nats; vLLM writes -9999 for a token that cannot be."""
+_ROUNDED = 1e-3
+"""How far above 0 rounding may bring a log-probability."""
 
 
 class Ended(Exception):
@@ -103,6 +109,51 @@ def require_same_tokens(ours: Sequence[int], theirs: Sequence[int], pad: int | N
         ErrorCode.SAMPLER_MISMATCH,
         f"a prompt of {len(ours)} tokens reached vLLM as another one, of {len(theirs)} tokens",
     )
+
+
+def require_completions(
+    found: Mapping[str, Any],
+    prompts: Sequence[Sequence[int]],
+    group: int,
+    vocabulary: int,
+    longest: int,
+) -> None:
+    """Refuse what a server returns for prompts unless it is a group of completions of each.
+
+    Args:
+        found: in the form of TRL's client.
+        prompts: the tokens of each.
+        group: completions of each.
+        vocabulary: how many tokens the model knows.
+        longest: the most tokens of a completion.
+
+    Raises:
+        StageFailure: SamplerMismatch; WorkerLost, if a completion was given up.
+    """
+    completions, logps = found["completion_ids"], found["logprobs"]
+    if len(completions) != len(prompts) * group:
+        raise _mismatch(f"{len(completions)} completions, not {group} for each of {len(prompts)}")
+    for ours, theirs in zip(prompts, found["prompt_ids"], strict=True):
+        if list(ours) != list(theirs):
+            raise _mismatch("completions of another prompt than it was given")
+    for ids, names, values in zip(completions, found["logprob_token_ids"], logps, strict=True):
+        if not ids:
+            raise StageFailure(
+                ErrorCode.WORKER_LOST, f"{_SERVER} gave a completion up before its first token"
+            )
+        if len(ids) > longest:
+            raise _mismatch(f"a completion of {len(ids)} tokens, where {longest} are the most")
+        if max(ids) >= vocabulary:
+            raise _mismatch(f"token {max(ids)}, but the model knows {vocabulary} tokens")
+        if [each[0] for each in names] != ids:
+            raise _mismatch("log-probabilities of other tokens than those of the completion")
+        for value in (each[0] for each in values):
+            if value is not None and not -_FARTHEST <= value <= _ROUNDED:
+                raise _mismatch(f"{value}, which is no log-probability")
+
+
+def _mismatch(message: str) -> StageFailure:
+    return StageFailure(ErrorCode.SAMPLER_MISMATCH, f"{_SERVER} returns {message}")
 
 
 def without_vision(

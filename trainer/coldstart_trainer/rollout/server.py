@@ -5,17 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from pathlib import PurePath
-from typing import Any
 
 import requests
 
-from coldstart.status import ErrorCode
-from coldstart_trainer.errors import StageFailure
+from coldstart.chat.completion import said
+from coldstart_trainer.rollout import answers
+from coldstart_trainer.rollout.answers import AnswerError, Model, ServerInfo, shown
+from coldstart_trainer.rollout.asking import fetched, lost, wrong
 from coldstart_trainer.rollout.settings import EXTENSION
 
-FIELD = "spec.grpo.rollout.serverUrl"
 PAUSE = 2.0
 """Seconds between two questions to a server that is not there yet."""
+
+SECONDS = 10.0
+"""How long one answer may take."""
+
+MAX_BYTES = 16 << 20
+"""The longest one."""
 
 
 def require_server(url: str, seconds: float, names: Collection[str], tokens: int) -> None:
@@ -30,67 +36,84 @@ def require_server(url: str, seconds: float, names: Collection[str], tokens: int
     Raises:
         StageFailure: WorkerLost, if there is none; InvalidOrder, if it is another one.
     """
-    model = _served(url, seconds)
-    served = {PurePath(str(model.get(key))).name for key in ("id", "root")}
+    model = served(url, seconds)
+    known = {PurePath(name).name for name in (model.id, model.root) if name}
     wanted = {PurePath(name).name for name in names}
-    if not served & wanted:
-        raise _wrong(
-            f"the vLLM server at {url} serves {model.get('id')}, not {' or '.join(sorted(wanted))};"
+    if not known & wanted:
+        raise wrong(
+            f"the vLLM server at {url} serves {shown(model.id)}, not "
+            f"{' or '.join(sorted(wanted))};"
             " start it with the run's model, or name it so with --served-model-name"
         )
-    if (model.get("max_model_len") or tokens) < tokens:
-        raise _wrong(
-            f"the vLLM server at {url} takes {model['max_model_len']} tokens, but maxPromptTokens "
+    if (model.max_model_len or tokens) < tokens:
+        raise wrong(
+            f"the vLLM server at {url} takes {model.max_model_len} tokens, but maxPromptTokens "
             f"and maxCompletionTokens are {tokens} together; start it with --max-model-len {tokens}"
         )
     _require_flags(url)
 
 
-def lost(url: str | None, error: Exception) -> StageFailure:
-    """What a server that cannot be reached ends a stage with; another attempt may find it."""
-    reason = " ".join(str(error).split())[:300]
-    return StageFailure(
-        ErrorCode.WORKER_LOST, f"{FIELD}: no vLLM server answers at {url}: {reason}"
-    )
+def served(url: str, seconds: float) -> Model:
+    """The model of a server, once that is there.
 
+    Args:
+        url: rollout.serverUrl.
+        seconds: how long to wait.
 
-def _served(url: str, seconds: float) -> dict[str, Any]:
+    Raises:
+        StageFailure: WorkerLost.
+    """
     # TRL's own waiting never ends at a server that answers with an error.
     end = time.monotonic() + seconds
     while True:
         try:
-            answer = requests.get(f"{url}/v1/models", timeout=10)
-            answer.raise_for_status()
-            models = answer.json()["data"]
-            return dict(models[0])
-        except (requests.RequestException, LookupError, TypeError) as error:
-            if time.monotonic() >= end:
-                raise lost(url, error) from error
+            status, data = _got(f"{url}/v1/models")
+            if status == requests.codes.ok:
+                return answers.shaped(answers.Models, answers.document(data)).data[0]
+            error: Exception = AnswerError(f"{status}: {shown(said(data))}")
+        except (requests.RequestException, AnswerError) as caught:
+            error = caught
+        if time.monotonic() >= end:
+            raise lost(url, error) from error
         time.sleep(PAUSE)
 
 
+def no_weights(url: str) -> Exception:
+    """What a server that takes no weights ends a stage with."""
+    return wrong(
+        f"the vLLM server at {url} cannot be given weights; start it with "
+        "VLLM_SERVER_DEV_MODE=1 in its environment and "
+        '--weight-transfer-config \'{"backend": "nccl"}\''
+    )
+
+
+def _got(url: str) -> tuple[int, bytes]:
+    with requests.Session() as session:
+        return fetched(session, "GET", url, SECONDS, most=MAX_BYTES)
+
+
 def _require_flags(url: str) -> None:
-    answer = requests.get(f"{url}/server_info", params={"config_format": "json"}, timeout=10)
-    if not answer.ok:
-        raise _wrong(
-            f"the vLLM server at {url} cannot be given weights; start it with "
-            "VLLM_SERVER_DEV_MODE=1 in its environment and "
-            '--weight-transfer-config \'{"backend": "nccl"}\''
-        )
-    settings = answer.json()["vllm_config"]
-    mode = settings["model_config"]["logprobs_mode"]
+    try:
+        status, data = _got(f"{url}/server_info?config_format=json")
+        if status != requests.codes.ok:
+            raise no_weights(url)
+        settings = answers.shaped(ServerInfo, answers.document(data)).vllm_config
+    except (requests.RequestException, answers.Unreadable) as error:
+        raise lost(url, error) from error
+    except AnswerError as error:
+        raise wrong(
+            f"the vLLM server at {url} does not tell how it was started ({error}); use a vLLM of "
+            "the version that was tested"
+        ) from error
+    mode = settings.model.logprobs_mode
     if mode != "processed_logprobs":
-        raise _wrong(
-            f"the vLLM server at {url} reports {mode}, which are not those it samples by; "
+        raise wrong(
+            f"the vLLM server at {url} reports {shown(mode)}, which are not those it samples by; "
             "start it with --logprobs-mode processed_logprobs"
         )
-    if settings["parallel_config"].get("worker_extension_cls") != EXTENSION:
-        raise _wrong(
+    if settings.parallel.worker_extension_cls != EXTENSION:
+        raise wrong(
             f"the vLLM server at {url} does not tell which weights it has; install "
             f"coldstart-operator beside vLLM there, and start it with --worker-extension-cls "
             f"{EXTENSION}"
         )
-
-
-def _wrong(message: str) -> StageFailure:
-    return StageFailure(ErrorCode.INVALID_ORDER, f"{FIELD}: {message}")
