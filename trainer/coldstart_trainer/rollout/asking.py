@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import requests
@@ -106,10 +107,10 @@ class Server:
             status, data = fetched(self._session, method, url, seconds, **named)
         except requests.RequestException as error:
             raise lost(self.url, error) from error
-        if status == requests.codes.ok:
+        if status == HTTPStatus.OK:
             return Answer(self.url, path, data)
-        told = f"{path}: {status}: {answers.shown(said(data))}"
-        if status >= requests.codes.server_error or status in _PASSING:
+        told = f"{path}: {status}: {answers.shown(said(data[:_CHUNK]))}"
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING:
             raise lost(self.url, told)
         advice = "; start it with --enable-scale-out" if path.endswith("/render") else ""
         raise wrong(f"the vLLM server at {self.url} refuses {told}{advice}")

@@ -42,7 +42,7 @@ class Client(VLLMClient):
     def check_server(self, total_timeout: float = 0.0, retry_interval: float = 2.0) -> None:
         """Wait as this project does; TRL calls it before it asks anything, and waits for ever."""
         del retry_interval
-        self.session = Server(self.base_url, self.session)
+        self.session = Server(self.base_url, self.session)  # type: ignore[assignment]
         served(self.base_url, total_timeout)
 
     def get_server_info(self) -> dict[str, Any]:
@@ -108,7 +108,16 @@ class Client(VLLMClient):
         finally:
             if self._sampling and TERMINATION.requested:
                 raise Ended  # whatever the server made of a request that it gave up
+        if "request_id" in named.get("json", {}):
+            self._require_group(found["choices"], named["json"]["sampling_params"]["n"])
         return found
+
+    def _require_group(self, choices: list[Any], count: int) -> None:
+        """Refuse completions of a prompt of which TRL would take some for another prompt's."""
+        if len(choices) != count:
+            error = answers.AnswerError(f"{len(choices)} completions, not {count}")
+            where = "/inference/v1/generate"
+            raise strange(self.base_url, where, error, ErrorCode.SAMPLER_MISMATCH)
 
     def _called(self, method: str, *arguments: Any) -> dict[str, Any]:
         document = {"method": method, "args": list(arguments)}
@@ -147,7 +156,9 @@ class Client(VLLMClient):
     def _gave_up(self) -> bool:
         """Whether the server was made to end all requests; those that come later it takes."""
         try:
-            Server(self.base_url, requests.Session()).post(f"{self.base_url}/abort_requests", json={})
+            Server(self.base_url, requests.Session()).post(
+                f"{self.base_url}/abort_requests", json={}
+            )
         except StageFailure as error:
             log.warning("the vLLM server ends what it samples before this stage can end: %s", error)
             return False

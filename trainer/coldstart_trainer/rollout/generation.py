@@ -52,7 +52,8 @@ class Generation(VLLMGeneration):
                 super()._init_vllm()  # type: ignore[no-untyped-call]
             if self.accelerator.is_main_process:
                 self.vllm_client.end_token = self.settings.end
-                self.vllm_client.vocabulary = self.model.get_input_embeddings().num_embeddings
+                tokens: Any = self.model.get_input_embeddings()
+                self.vllm_client.vocabulary = tokens.num_embeddings
             return
         from coldstart_trainer.rollout.engine import Engine  # noqa: PLC0415
 

@@ -137,19 +137,23 @@ def require_completions(
         if list(ours) != list(theirs):
             raise _mismatch("completions of another prompt than it was given")
     for ids, names, values in zip(completions, found["logprob_token_ids"], logps, strict=True):
-        if not ids:
-            raise StageFailure(
-                ErrorCode.WORKER_LOST, f"{_SERVER} gave a completion up before its first token"
-            )
-        if len(ids) > longest:
-            raise _mismatch(f"a completion of {len(ids)} tokens, where {longest} are the most")
-        if max(ids) >= vocabulary:
-            raise _mismatch(f"token {max(ids)}, but the model knows {vocabulary} tokens")
+        _require_tokens(ids, vocabulary, longest)
         if [each[0] for each in names] != ids:
             raise _mismatch("log-probabilities of other tokens than those of the completion")
         for value in (each[0] for each in values):
             if value is not None and not -_FARTHEST <= value <= _ROUNDED:
                 raise _mismatch(f"{value}, which is no log-probability")
+
+
+def _require_tokens(ids: Tokens, vocabulary: int, longest: int) -> None:
+    if not ids:
+        raise StageFailure(
+            ErrorCode.WORKER_LOST, f"{_SERVER} gave a completion up before its first token"
+        )
+    if len(ids) > longest:
+        raise _mismatch(f"a completion of {len(ids)} tokens, where {longest} are the most")
+    if max(ids) >= vocabulary:
+        raise _mismatch(f"token {max(ids)}, but the model knows {vocabulary} tokens")
 
 
 def _mismatch(message: str) -> StageFailure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from http import HTTPStatus
 from pathlib import PurePath
 
 import requests
@@ -36,21 +37,14 @@ def require_server(url: str, seconds: float, names: Collection[str], tokens: int
     Raises:
         StageFailure: WorkerLost, if there is none; InvalidOrder, if it is another one.
     """
-    model = served(url, seconds)
-    known = {PurePath(name).name for name in (model.id, model.root) if name}
-    wanted = {PurePath(name).name for name in names}
-    if not known & wanted:
-        raise wrong(
-            f"the vLLM server at {url} serves {shown(model.id)}, not "
-            f"{' or '.join(sorted(wanted))};"
-            " start it with the run's model, or name it so with --served-model-name"
-        )
-    if (model.max_model_len or tokens) < tokens:
-        raise wrong(
-            f"the vLLM server at {url} takes {model.max_model_len} tokens, but maxPromptTokens "
-            f"and maxCompletionTokens are {tokens} together; start it with --max-model-len {tokens}"
-        )
-    _require_flags(url)
+    _require_model(url, served(url, seconds), names, tokens)
+    try:
+        status, data = _got(f"{url}/server_info?config_format=json")
+    except requests.RequestException as error:
+        raise lost(url, error) from error
+    if status != HTTPStatus.OK:
+        raise no_weights(url)
+    _require_flags(url, data)
 
 
 def served(url: str, seconds: float) -> Model:
@@ -68,7 +62,7 @@ def served(url: str, seconds: float) -> Model:
     while True:
         try:
             status, data = _got(f"{url}/v1/models")
-            if status == requests.codes.ok:
+            if status == HTTPStatus.OK:
                 return answers.shaped(answers.Models, answers.document(data)).data[0]
             error: Exception = AnswerError(f"{status}: {shown(said(data))}")
         except (requests.RequestException, AnswerError) as caught:
@@ -92,13 +86,26 @@ def _got(url: str) -> tuple[int, bytes]:
         return fetched(session, "GET", url, SECONDS, most=MAX_BYTES)
 
 
-def _require_flags(url: str) -> None:
+def _require_model(url: str, model: Model, names: Collection[str], tokens: int) -> None:
+    known = {PurePath(name).name for name in (model.id, model.root) if name}
+    wanted = {PurePath(name).name for name in names}
+    if not known & wanted:
+        raise wrong(
+            f"the vLLM server at {url} serves {shown(model.id)}, not {' or '.join(sorted(wanted))};"
+            " start it with the run's model, or name it so with --served-model-name"
+        )
+    if (model.max_model_len or tokens) < tokens:
+        raise wrong(
+            f"the vLLM server at {url} takes {model.max_model_len} tokens, but maxPromptTokens "
+            f"and maxCompletionTokens are {tokens} together; start it with --max-model-len {tokens}"
+        )
+
+
+def _require_flags(url: str, data: bytes) -> None:
+    """Refuse a server that was started otherwise, by what it answers to `/server_info`."""
     try:
-        status, data = _got(f"{url}/server_info?config_format=json")
-        if status != requests.codes.ok:
-            raise no_weights(url)
         settings = answers.shaped(ServerInfo, answers.document(data)).vllm_config
-    except (requests.RequestException, answers.Unreadable) as error:
+    except answers.Unreadable as error:
         raise lost(url, error) from error
     except AnswerError as error:
         raise wrong(

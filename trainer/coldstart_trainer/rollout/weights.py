@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+from coldstart.status import ErrorCode
+from coldstart_trainer.errors import StageFailure
+
 PROBED = 8
 """How many matrices are compared: spread over the model, so that a half-done copy shows too."""
 
@@ -28,6 +31,19 @@ _PREFIXES = (
 
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """What vLLM keeps as one matrix, its rows in this order."""
+
+_PRECISIONS = {
+    str(dtype): dtype
+    for dtype in (
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+    )
+}
+"""Those of weights, as torch writes them."""
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -85,16 +101,31 @@ class Holding:
             told: what `held_weights` returned there.
             names: the weights that may be compared, by their names in the trainer's model.
             shapes: of all weights of that model.
+
+        Raises:
+            StageFailure: SamplerMismatch, if one of them has no precision to compare it in.
         """
         share = Share(told["rank"], told["size"])
         parts = comparable(names, shapes, told["shapes"], share)
-        return cls(told["worker"], parts, told["dtypes"])
+        found = cls(told["worker"], parts, told["dtypes"])
+        for part in parts:
+            found.dtype(part.place)
+        return found
 
     def dtype(self, place: str) -> torch.dtype:
-        """The precision of one of the engine's weights."""
-        found = getattr(torch, self.dtypes[place].removeprefix("torch."))
-        assert isinstance(found, torch.dtype)
-        return found
+        """The precision of one of the engine's weights.
+
+        Raises:
+            StageFailure: SamplerMismatch, if it is none of torch's for weights.
+        """
+        told = self.dtypes.get(place)
+        if told in _PRECISIONS:
+            return _PRECISIONS[told]
+        raise StageFailure(
+            ErrorCode.SAMPLER_MISMATCH,
+            f"vLLM keeps {place} as {told!r:.80}, which cannot be compared with the trainer's "
+            "weights: serve the model unquantized",
+        )
 
 
 def comparable(names: Iterable[str], shapes: Shapes, held: Shapes, share: Share) -> list[Part]:
@@ -130,6 +161,8 @@ def _found(name: str, shapes: Shapes, held: Shapes, share: Share) -> Part | None
             larger = place.replace(f".{part}.", f".{fused}.")
             if f".{part}." in place and larger in held:
                 rows = [shapes[name.replace(f".{part}.", f".{each}.")][0] for each in parts]
+                if len(held[larger]) != len(shapes[name]):
+                    return None
                 return _within(name, larger, index, rows, held[larger][0], share)
     return None
 
@@ -172,8 +205,10 @@ def _within(
     first, rest = rows[0] // share.size, len(rows) - 1
     each = (total - first) // rest
     sizes = [first] + [each] * rest
-    if sum(sizes) != total or not 0 < each <= rows[-1]:
+    if sum(sizes) != total or not 0 < each <= rows[-1] or not first:
         return None
     size = sizes[index]
     start = share.rank * rows[index] // share.size // size * size
+    if start + size > rows[index]:
+        return None
     return Part(name, place, 0, start, sum(sizes[:index]), size)
