@@ -18,6 +18,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import datasets
+import hostile_server
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -467,4 +468,5 @@ PARSERS: tuple[Parser, ...] = (
         prepare=_modelled,
     ),
     Parser("teacher's answers", "lines", _journals, _journal, (), 150),
+    *hostile_server.PARSERS,
 )

@@ -10,6 +10,7 @@ from pathlib import PurePath
 import requests
 
 from coldstart.chat.completion import said
+from coldstart_trainer.errors import StageFailure
 from coldstart_trainer.rollout import answers
 from coldstart_trainer.rollout.answers import AnswerError, Model, ServerInfo, shown
 from coldstart_trainer.rollout.asking import fetched, lost, wrong
@@ -72,7 +73,7 @@ def served(url: str, seconds: float) -> Model:
         time.sleep(PAUSE)
 
 
-def no_weights(url: str) -> Exception:
+def no_weights(url: str) -> StageFailure:
     """What a server that takes no weights ends a stage with."""
     return wrong(
         f"the vLLM server at {url} cannot be given weights; start it with "
