@@ -1,22 +1,28 @@
 """`/metrics` and `/healthz` of a stage over HTTP; it shows the meter's numbers, and makes none.
 
 Whoever scrapes is answered from the meter's latest snapshot by a thread of the server's own: no
-lock is shared with the stage, and nothing of torch is touched.
+lock is shared with the stage, and nothing of torch is touched. Every pod of a cluster can reach the
+port, so of what a client says only the path is read, and none gets more than its share of threads,
+memory, time or the log.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -31,7 +37,16 @@ from coldstart.stage import METRICS_PORT_ENV, StageOrder
 from coldstart_trainer.meter import Distribution, Meter, Snapshot
 
 CLIENT_SECONDS = 10.0
-"""How long one client may keep its thread waiting."""
+"""How long one client may keep its thread."""
+
+CLIENTS = 8
+"""How many have a thread at once: for one more the oldest is cut off, so that a scrape gets in."""
+
+REQUEST_BYTES = 16 << 10
+"""How much of a request is read."""
+
+Page = tuple[HTTPStatus, str, bytes]
+"""Status, content type and content."""
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +62,9 @@ class Exporter:
         """
         self._stage = threading.current_thread()
         self._ended = False
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(meter, labels))
-        self._metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
-        self._server = _listening(port)
-        self._server.set_app(self._answer)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Collector(meter, labels))
+        self._server = _listening(port, self._page)
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, name="exporter", daemon=True).start()
 
@@ -72,17 +85,15 @@ class Exporter:
         """
         return not self._ended and self._stage.is_alive()
 
-    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
+    def _page(self, path: str) -> Page:
         if path == "/metrics":
-            return self._metrics(environ, start)
-        status, text = "404 Not Found", "/metrics or /healthz\n"
+            return HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
+        status, text = HTTPStatus.NOT_FOUND, "/metrics or /healthz\n"
         if path == "/healthz":
             healthy = self.healthy
-            status = "200 OK" if healthy else "503 Service Unavailable"
+            status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
             text = "ok\n" if healthy else "the stage has ended\n"
-        start(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [text.encode()]
+        return status, "text/plain; charset=utf-8", text.encode()
 
 
 @contextlib.contextmanager
@@ -128,14 +139,40 @@ def _started(meter: Meter, labels: tuple[str, ...]) -> Exporter | None:
     return exporter
 
 
-class _Server(ThreadingMixIn, WSGIServer):
+class _Server(ThreadingMixIn, TCPServer):
+    allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 64
 
-    def server_bind(self) -> None:
-        TCPServer.server_bind(self)
-        # HTTPServer would look up the machine's name, and wait for DNS.
-        self.server_name, self.server_port = "", self.server_address[1]
-        self.setup_environ()
+    def __init__(self, address: tuple[str, int], page: Callable[[str], Page]) -> None:
+        self.page = page
+        self._since: dict[socket.socket, float] = {}
+        """When each client that has a thread came, the oldest first."""
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a client a thread; it has to wait where the threads of those cut off still end."""
+        while len(known := [*self._since]) >= CLIENTS:
+            _cut(known[0])
+            time.sleep(0.001)
+        self._since[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Cut those off whose time is up; called between clients, twice a second at least."""
+        for request, since in [*self._since.items()]:
+            if time.monotonic() - since > CLIENT_SECONDS:
+                _cut(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The last that a client's thread does."""
+        super().shutdown_request(request)
+        self._since.pop(request, None)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell of our own mistakes; that a client is gone is none."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _DualServer(_Server):
@@ -148,25 +185,57 @@ class _DualServer(_Server):
         super().server_bind()
 
 
-class _Handler(WSGIRequestHandler):
-    timeout = CLIENT_SECONDS
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
     # A page leaves in one piece: of a process that ends between two header lines, a client would
     # read an answer of status 200 without a body, and take it for a page without numbers.
     wbufsize = 1 << 20
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Beginning(self.connection))
+
+    def do_GET(self) -> None:
+        """Answer."""
+        status, kind, content = self.server.page(self.path.partition("?")[0])
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Log no scrapes."""
-
-    def address_string(self) -> str:
-        """The address as it is: a look-up of its name would wait for DNS."""
-        return str(self.client_address[0])
+        """Log no scrapes, and no words of a client."""
 
 
-def _listening(port: int) -> _Server:
+class _Beginning(io.RawIOBase):
+    """What a client sends, which seems to end after `REQUEST_BYTES`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._left = connection, REQUEST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            return 0
+        count = self._connection.recv_into(buffer, min(len(buffer), self._left))
+        self._left -= count
+        return count
+
+
+def _cut(client: socket.socket) -> None:
+    """End what a client's thread waits for."""
+    with contextlib.suppress(OSError):  # it has just ended
+        client.shutdown(socket.SHUT_RDWR)
+
+
+def _listening(port: int, page: Callable[[str], Page]) -> _Server:
     if socket.has_dualstack_ipv6():
         with contextlib.suppress(OSError):  # compiled in, but switched off
-            return _DualServer(("::", port), _Handler)
-    return _Server(("", port), _Handler)
+            return _DualServer(("::", port), page)
+    return _Server(("", port), page)
 
 
 class _Collector:
