@@ -140,7 +140,10 @@ def fetched(
     """
     wait = (CONNECTING, seconds)
     ask = partial(session.request, method, url, timeout=wait, stream=True, **named)
-    return _within(seconds, lambda: _read(ask(allow_redirects=False), most))
+    try:
+        return _within(seconds, lambda: _read(ask(allow_redirects=False), most))
+    except ValueError as error:  # it looks where a redirect would lead, followed or not
+        raise requests.RequestException(str(error)) from error
 
 
 def lost(url: str | None, error: Exception | str) -> StageFailure:
