@@ -104,8 +104,12 @@ BAD = {
     "is no JSON": (whole(b"<html>"), "no JSON"),
     "is deep": (whole(b"[" * 200_000), "no JSON"),
     "redirects": (
-        whole(b"", b"HTTP/1.1 302 Found", b"Location: http://[::1\r\n"),
+        whole(b"", b"HTTP/1.1 302 Found", b"Location: http://127.0.0.1:1/\r\n"),
         "302",
+    ),
+    "redirects nowhere": (
+        whole(b"", b"HTTP/1.1 302 Found", b"Location: http://[::1\r\n"),
+        "Invalid IPv6",
     ),
 }
 
