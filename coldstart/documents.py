@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
 from coldstart.foreign import parsed
 from coldstart.schema import Contract, problems
+
+MAX_BYTES: Final = 64 << 20
+"""The longest document that is read."""
 
 Document = TypeVar("Document", bound=Contract)
 
@@ -22,9 +25,14 @@ def read_document(path: Path, model: type[Document]) -> Document | None:
         OSError: it cannot be read.
     """
     try:
-        content = parsed(path.read_bytes())
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return None
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path}: is longer than {MAX_BYTES:,} bytes, as no document of ours is")
+    try:
+        content = parsed(data)
     except ValueError as error:
         raise ValueError(f"{path}: is not JSON: {error}") from error
     try:

@@ -9,9 +9,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Final
 
 from coldstart.foreign import parsed
+
+MAX_LINE: Final = 64 << 20
+"""The longest line that is read; a response of a whole context takes less than one MiB."""
 
 _CHUNK = 1 << 20
 
@@ -71,21 +74,46 @@ def digest_of(document: Any) -> str:
     return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
+class LongLine(ValueError):
+    """A line that nobody means."""
+
+
+def lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file that somebody else may have written.
+
+    Raises:
+        LongLine: one is longer than `MAX_LINE`; the message has its number.
+    """
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), start=1):
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            raise LongLine(
+                f"line {number} is longer than {MAX_LINE:,} bytes, as no row or record is: see "
+                "what wrote it, and remove it"
+            )
+        yield line
+
+
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; a torn last line, as a kill leaves it, is passed over.
 
     So is a line that no writer of ours leaves: `coldstart.foreign` says what that is.
+
+    Raises:
+        LongLine: a line is longer than `MAX_LINE`; the message names the file and the line.
     """
     if not path.exists():
         return
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            try:
-                item = parsed(line)
-            except ValueError:
-                continue
-            if isinstance(item, dict):
-                yield item
+    with path.open("rb") as stream:
+        try:
+            for line in lines(stream):
+                try:
+                    item = parsed(line.decode(errors="replace"))
+                except ValueError:
+                    continue
+                if isinstance(item, dict):
+                    yield item
+        except LongLine as error:
+            raise LongLine(f"{path}: {error}") from error
 
 
 def append_json_line(path: Path, document: dict[str, Any]) -> None:

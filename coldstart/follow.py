@@ -22,6 +22,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
+from coldstart.files import MAX_LINE
 from coldstart.foreign import parsed
 from coldstart.local import LocalRun
 from coldstart.metrics import Progress
@@ -154,8 +155,8 @@ class _Tail:
             return []
         with self._path.open("rb") as stream:
             stream.seek(self._offset)
-            data = stream.read()
-        whole = data[: data.rfind(b"\n") + 1]
+            data = stream.read(MAX_LINE)
+        whole = data[: data.rfind(b"\n") + 1] if len(data) < MAX_LINE or b"\n" in data else data
         self._offset += len(whole)
         return [line for raw in whole.splitlines() if (line := _progress(raw)) is not None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from coldstart import layout, record
 from coldstart.checkpoint import CheckpointError, read_manifest
 from coldstart.documents import read_document
-from coldstart.files import json_lines
+from coldstart.files import LongLine, json_lines
 from coldstart.layout import RunLayout
 from coldstart.metrics import Progress
 from coldstart.results import BenchmarkResult, Sample
@@ -157,18 +158,17 @@ def _outdated(found: RunRecord, result: BenchmarkResult) -> bool:
 def read_progress(found: RunRecord, stage: str) -> list[Progress]:
     """Every line of a stage's metrics, in the order in which they were written.
 
-    Numbers that are not finite are left out; lines of another form are passed over, since a
-    report of what is there is worth more than none.
+    Numbers that are not finite are left out, lines of another form are passed over, and a line
+    that is longer than any is the last, since a report of what is there is worth more than none.
     """
     lines = []
-    for document in json_lines(found.layout.stage(stage).metrics):
-        values = document.get("values")
-        if isinstance(values, dict):
-            document["values"] = {k: v for k, v in values.items() if _finite(v)}
-        try:
-            lines.append(Progress.parse(document))
-        except ValidationError:
-            continue
+    with contextlib.suppress(LongLine):
+        for document in json_lines(found.layout.stage(stage).metrics):
+            values = document.get("values")
+            if isinstance(values, dict):
+                document["values"] = {k: v for k, v in values.items() if _finite(v)}
+            with contextlib.suppress(ValidationError):
+                lines.append(Progress.parse(document))
     return lines
 
 

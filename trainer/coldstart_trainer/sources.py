@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from coldstart.dataset import DATA_SUFFIXES, Dataset
+from coldstart.files import lines
 from coldstart.status import ErrorCode
 from coldstart_trainer.images import Home, ImageError, image_lists
 
@@ -266,17 +267,26 @@ def _json(path: Path, columns: set[str]) -> pa.Table:
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        yield from (_json_object(item, f"item {i}") for i, item in enumerate(json.loads(text)))
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                item = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is not JSON: {error}") from error
-            yield _json_object(item, f"line {number}")
+    with path.open("rb") as stream:
+        if stream.read(1 << 20).lstrip().startswith(b"["):
+            items = json.loads(path.read_text(encoding="utf-8"))
+            yield from (_json_object(item, f"item {i}") for i, item in enumerate(items))
+            return
+        stream.seek(0)
+        for number, line in enumerate(lines(stream), start=1):
+            if text := _text(line, number).strip():
+                try:
+                    item = json.loads(text)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"line {number} is not JSON: {error}") from error
+                yield _json_object(item, f"line {number}")
+
+
+def _text(line: bytes, number: int) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"line {number} is not UTF-8: {error}") from error
 
 
 def _json_object(item: object, where: str) -> dict[str, Any]:

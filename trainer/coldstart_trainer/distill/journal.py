@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from coldstart.chat import Answer
-from coldstart.files import sync
+from coldstart.files import MAX_LINE, sync
 from coldstart.foreign import parsed
 
 
@@ -104,7 +104,8 @@ class Journal:
 def _read(path: Path) -> dict[str, Place]:
     places, offset = {}, 0
     with path.open("rb") as stream:
-        for line in stream:
+        # What is longer than any line of ours comes in pieces, which are no answers.
+        while line := stream.readline(MAX_LINE):
             try:
                 document = parsed(line)
                 _answer(document)
