@@ -232,6 +232,37 @@ def test_a_vision_tower_that_is_cut_by_heads_is_not_compared_by_rows():
     assert compared(mine, engine, Share(0, 2)) == ([], [])
 
 
+def attention(*rows):
+    """Queries, keys and values of so many rows."""
+    names = (f"layers.0.self_attn.{part}_proj.weight" for part in "qkv")
+    return {name: torch.zeros(count, 4) for name, count in zip(names, rows, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "total", "share"),
+    [
+        ((16, 10, 10), 2 + 6 + 6, Share(7, 8)),  # the last share would begin at row 6 of 10
+        ((4, 10, 10), 0 + 6 + 6, Share(7, 8)),  # more processes than rows
+    ],
+)
+def test_a_share_that_cannot_be_is_not_compared(rows, total, share):
+    engine = {"layers.0.self_attn.qkv_proj.weight": torch.zeros(total, 4)}
+    found, differing = compared(attention(*rows), engine, share)
+    assert differing == []
+    assert [name for name in found if ".q_proj" not in name] == []
+
+
+def test_a_matrix_without_a_precision_of_weights_is_refused():
+    mine = {"layers.0.weight": torch.zeros(2, 2)}
+    seen = told(mine, WHOLE)
+    for dtype in ("torch.nn", "torch.int8", "float32", ""):
+        with pytest.raises(StageFailure, match=r"keeps layers\.0\.weight as .*, which") as caught:
+            Holding.of(
+                seen | {"dtypes": {"layers.0.weight": dtype}}, mine, {"layers.0.weight": (2, 2)}
+            )
+        assert caught.value.code is ErrorCode.SAMPLER_MISMATCH
+
+
 def test_a_digest_of_a_large_matrix_is_of_rows_from_all_over_it(monkeypatch):
     monkeypatch.setattr(weights, "SAMPLED", 64)
     matrix = torch.zeros(1000, 8)
