@@ -27,7 +27,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 def whole(body, status=b"HTTP/1.1 200 OK", more=b""):
     """A well-formed answer."""
-    length = b"Content-Length: %d\r\n" % len(body)
+    length = b"Connection: close\r\nContent-Length: %d\r\n" % len(body)
     return lambda send: send(status + b"\r\n" + length + more + b"\r\n" + body)
 
 
