@@ -26,6 +26,7 @@ from oracles import at_rest, violations
 
 from coldstart_operator.__main__ import operate
 from coldstart_operator.settings import Settings
+from coldstart_operator.web import Ports
 
 MANIFEST = Path(__file__).parent.parent / "manifests" / "crd.yaml"
 
@@ -234,6 +235,7 @@ class World:
         """The operator in a thread."""
         settings = Settings(**(QUICK | {"resync": 600.0} | self.settings | changes))
         failures, handles, begun = [], [], threading.Event()
+        ports = Ports(settings.host)
         path = str(self.kubeconfig())
 
         async def log_in():
@@ -247,7 +249,7 @@ class World:
             stop = asyncio.Event()
             handles.append((asyncio.get_running_loop(), stop))
             begun.set()
-            return await operate(settings, log_in, told=stop)
+            return await operate(settings, ports, log_in, told=stop)
 
         def main():
             pause = 0.0
@@ -257,6 +259,8 @@ class World:
             except BaseException as error:
                 failures.append(error)
                 raise
+            finally:
+                ports.close()
 
         thread = threading.Thread(target=main, daemon=True)
         thread.start()

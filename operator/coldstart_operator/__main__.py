@@ -16,7 +16,7 @@ from coldstart_operator import handlers, logs, progress
 from coldstart_operator.cluster import LogIn, NoCluster, connect, credentials
 from coldstart_operator.controller import Controller
 from coldstart_operator.settings import Settings
-from coldstart_operator.web import CannotListen, Pages
+from coldstart_operator.web import CannotListen, Pages, Ports
 from coldstart_operator.webhook import Webhook
 
 MISTAKE = 2
@@ -132,9 +132,10 @@ def main(
         **options,  # type: ignore[arg-type]
     )
     pause: float | None = 0.0
+    ports = Ports(settings.host)
     try:
         while pause is not None:
-            pause = asyncio.run(_process(settings, pause))
+            pause = asyncio.run(_process(settings, ports, pause))
     except NoCluster as error:
         sys.exit(f"no cluster: {error}")
     except CannotListen as error:
@@ -143,9 +144,11 @@ def main(
     except Exception:  # the process ends here, and its last words are a line like the others
         logger.critical("ends by a mistake; what it knew is in the cluster", exc_info=True)
         sys.exit(1)
+    finally:
+        ports.close()
 
 
-async def _process(settings: Settings, pause: float) -> float | None:
+async def _process(settings: Settings, ports: Ports, pause: float) -> float | None:
     """`operate`, told to stop by SIGTERM and SIGINT from the beginning to the end.
 
     The first process of a container has no default for them: it would not end before SIGKILL.
@@ -157,7 +160,7 @@ async def _process(settings: Settings, pause: float) -> float | None:
         await asyncio.wait_for(told.wait(), pause)
         return None
     try:
-        return await operate(settings, told=told)
+        return await operate(settings, ports, told=told)
     finally:
         listening.cancel()
 
@@ -172,12 +175,13 @@ async def _listen(told: asyncio.Event) -> None:
 
 
 async def operate(
-    settings: Settings, log_in: LogIn = credentials, *, told: asyncio.Event
+    settings: Settings, ports: Ports, log_in: LogIn = credentials, *, told: asyncio.Event
 ) -> float | None:
     """Work until told to stop.
 
     Args:
         settings: what the process was told.
+        ports: where it is asked; they stay open.
         log_in: where the API server is and how it knows us; asked again when that expires.
         told: set when it shall stop.
 
@@ -207,10 +211,10 @@ async def operate(
         stop.set()
 
     try:
-        ports = await pages.start(settings.host, settings.health_port, settings.metrics_port)
-        logger.info("serves /healthz on port %d and /metrics on port %d", *ports)
+        found = await pages.start(ports, settings.health_port, settings.metrics_port)
+        logger.info("serves /healthz on port %d and /metrics on port %d", *found)
         if webhook:
-            port = await webhook.start(settings.host, settings.webhook_port)
+            port = await webhook.start(ports, settings.webhook_port)
             logger.info("serves /validate on port %d", port)
         if await _started(controller, stop):
             begun.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -15,6 +16,47 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 class CannotListen(OSError):
     """A port cannot be had."""
+
+
+class Ports:
+    """The listening sockets of a process.
+
+    They outlive an event loop, and the servers in it: while the process begins anew, whoever asks
+    waits for the next server. A port that is given as 0 stays the one that it became.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._sockets: dict[str, socket.socket] = {}
+
+    async def listen(
+        self, name: str, port: int, app: web.Application, context: ssl.SSLContext | None = None
+    ) -> web.AppRunner:
+        """Serve an application; its `cleanup` ends that without waiting for slow clients.
+
+        Raises:
+            CannotListen: the port is taken, or not ours to take.
+        """
+        if name not in self._sockets:
+            self._sockets[name] = self._bound(port)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        await runner.setup()
+        await web.SockSite(runner, self._sockets[name].dup(), ssl_context=context).start()
+        return runner
+
+    def close(self) -> None:
+        """Listen no longer."""
+        while self._sockets:
+            self._sockets.popitem()[1].close()
+
+    def _bound(self, port: int) -> socket.socket:
+        try:
+            kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
+            family, *_, address = socket.getaddrinfo(self._host, port, type=kind, flags=flags)[0]
+            return socket.create_server(address, family=family)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise CannotListen(f"cannot listen on {self._host}, port {port}: {why}") from error
 
 
 class Pages:
@@ -34,7 +76,7 @@ class Pages:
         self._begun = begun
         self._runners: list[web.AppRunner] = []
 
-    async def start(self, host: str, health_port: int, metrics_port: int) -> tuple[int, int]:
+    async def start(self, ports: Ports, health_port: int, metrics_port: int) -> tuple[int, int]:
         """Serve.
 
         Returns:
@@ -45,8 +87,8 @@ class Pages:
         """
         health = {"/healthz": self._healthz, "/readyz": self._readyz}
         return (
-            await self._serve(host, health_port, health),
-            await self._serve(host, metrics_port, {"/metrics": self._metrics}),
+            await self._serve(ports, "health", health_port, health),
+            await self._serve(ports, "metrics", metrics_port, {"/metrics": self._metrics}),
         )
 
     async def stop(self) -> None:
@@ -54,11 +96,11 @@ class Pages:
         while self._runners:
             await self._runners.pop().cleanup()
 
-    async def _serve(self, host: str, port: int, pages: Mapping[str, Handler]) -> int:
+    async def _serve(self, ports: Ports, name: str, port: int, pages: Mapping[str, Handler]) -> int:
         app = web.Application()
         for path, handler in pages.items():
             app.router.add_get(path, handler)
-        runner = await listen(app, host, port)
+        runner = await ports.listen(name, port, app)
         self._runners.append(runner)
         return port_of(runner)
 
@@ -76,25 +118,6 @@ class Pages:
 def _verdict(problems: list[str]) -> web.Response:
     text = "\n".join(problems) or "ok"
     return web.Response(text=text + "\n", status=500 if problems else 200)
-
-
-async def listen(
-    app: web.Application, host: str, port: int, context: ssl.SSLContext | None = None
-) -> web.AppRunner:
-    """Serve an application; its `cleanup` ends that without waiting for slow clients.
-
-    Raises:
-        CannotListen: the port is taken, or not ours to take.
-    """
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
-    except OSError as error:
-        await runner.cleanup()
-        why = error.strerror or str(error)
-        raise CannotListen(f"cannot listen on {host}, port {port}: {why}") from error
-    return runner
 
 
 def port_of(runner: web.AppRunner) -> int:

@@ -30,7 +30,7 @@ from coldstart.schema import problems
 from coldstart_operator.cluster import RUNS
 from coldstart_operator.metrics import ADMISSIONS
 from coldstart_operator.statuses import InvalidRun, read_run
-from coldstart_operator.web import listen, port_of
+from coldstart_operator.web import Ports, port_of
 
 Json = dict[str, Any]
 
@@ -252,7 +252,7 @@ class Webhook:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._runner: web.AppRunner | None = None
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, ports: Ports, port: int) -> int:
         """Serve `POST /validate`.
 
         Returns:
@@ -263,7 +263,8 @@ class Webhook:
         """
         app = web.Application(client_max_size=BODY_BYTES)
         app.router.add_post("/validate", self._validate)
-        self._runner = await listen(app, host, port, self._certificate.context)
+        context = self._certificate.context
+        self._runner = await ports.listen("webhook", port, app, context)
         return port_of(self._runner)
 
     async def stop(self) -> None:

@@ -17,10 +17,10 @@ from apiserver.scripts import FOREVER, KILLED, scripted
 from operating import SFT_ONLY, all_succeeded_once, holds, stage, world
 
 
-def page(port, path):
+def page(port, path, seconds=5):
     """The status and the text of a page."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=seconds) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as problem:
         return problem.code, problem.read().decode()
@@ -214,16 +214,20 @@ LOST = {
 @pytest.mark.parametrize("case", LOST)
 def test_a_process_whose_watch_fails_begins_anew(tmp_path, case):
     with world(tmp_path) as w, w.process() as operator:
-        operator.ports()
+        health, metrics = operator.ports()
         faults = w.server.faults
         while not w.server.requests.of("watch", "reasoningruns"):
             time.sleep(0.05)
         for fault in LOST[case]:
             faults.add(fault)
         w.apply(**SFT_ONLY)
+        while not any("begins anew" in line["message"] for line in operator.lines()):
+            time.sleep(0.05)
+        # Who asks meanwhile waits.
+        assert page(health, "/healthz", seconds=30) == (200, "ok\n")
+        assert page(metrics, "/metrics")[0] == 200
         assert holds(w.end(seconds=60), "Succeeded")
         assert operator.process.poll() is None
-        assert any("begins anew" in line["message"] for line in operator.lines())
 
 
 def test_health_stays_green_where_the_streams_tell_before_the_api_server_answers(tmp_path):

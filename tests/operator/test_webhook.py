@@ -23,6 +23,7 @@ from coldstart.generate.rules import MUTABLE
 from coldstart.schema import MAX_PROBLEMS
 from coldstart_operator import webhook
 from coldstart_operator.__main__ import main
+from coldstart_operator.web import Ports
 from coldstart_operator.webhook import BODY_BYTES, Webhook
 
 LOCAL = "127.0.0.1"
@@ -72,13 +73,14 @@ def serving(directory):
     ports, started, end = [], threading.Event(), []
 
     async def main():
-        server = Webhook(directory)
-        ports.append(await server.start(LOCAL, 0))
+        server, listening = Webhook(directory), Ports(LOCAL)
+        ports.append(await server.start(listening, 0))
         stop = asyncio.Event()
         end.append((asyncio.get_running_loop(), stop))
         started.set()
         await stop.wait()
         await server.stop()
+        listening.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
