@@ -20,6 +20,9 @@ from apiserver.parts import child_of, controlled, pod_from, warn
 
 PORT = 23456
 
+AGAIN = 1.0
+"""Seconds until what could not be created is tried again; the real one backs off."""
+
 
 class Training:
     """Reconciles PyTorchJobs; `pods` are those that the job controls."""
@@ -54,7 +57,7 @@ class Training:
         status.setdefault("startTime", now())
         replicas = spec["pytorchReplicaSpecs"]
         if not self._create(job, pods):
-            return None
+            return AGAIN
         for kind in [one for one in ("Master", "Worker") if one in replicas]:
             self._observe(job, kind, pods, status)
         self._write(job, status)

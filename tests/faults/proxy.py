@@ -77,8 +77,8 @@ class Proxy:
 
     async def stop(self):
         """Listen no more."""
-        await self._session.close()
         await self._runner.cleanup()
+        await self._session.close()
 
     async def _handle(self, http):
         request = paths.describe(http.method, http.path, dict(http.rel_url.query))

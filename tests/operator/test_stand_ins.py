@@ -187,6 +187,16 @@ def test_a_name_that_is_too_long_for_its_services_leaves_no_status():
         assert reasons == {"FailedCreateService"}
 
 
+def test_a_service_that_is_in_the_way_is_waited_for():
+    with cluster() as (server, _):
+        server.create("services", {"metadata": {"name": "j-master-0"}, "spec": {}})
+        server.create("pytorchjobs", pytorchjob())
+        server.wait("pods", "j-master-0", lambda one: one)
+        assert conditions(server.get("pytorchjobs", "j")) == []
+        server.delete("services", "j-master-0")
+        server.wait("pytorchjobs", "j", conditions)
+
+
 def test_suspend_and_resume_leave_the_real_trap():
     with cluster(FOREVER) as (server, controllers):
         server.create("pytorchjobs", pytorchjob())
