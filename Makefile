@@ -6,8 +6,9 @@ KIND_VENV ?= .venv-kind
 # Of kind-up: Job, or PyTorchJob, for which Kubeflow's training operator is installed.
 BACKEND ?= Job
 BIN := $(VENV)/bin
+# More processes than two cores have, since much of the operator's tests is waiting.
 # A module's tests share what they have trained, so they stay together; the longest goes first.
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
 QUICKSTART := examples/quickstart
 # Tiny models are fastest on one thread per process.
 export OMP_NUM_THREADS ?= 1
@@ -69,7 +70,7 @@ SHARE ?= 1
 SEED ?= 0
 .PHONY: test-faults
 test-faults: setup ## Inject every fault into operator and training; SHARE=0.1 SEED=7 draws a tenth.
-	$(PYTEST) --dist worksteal tests/faults --share $(SHARE) --seed $(SEED)
+	$(BIN)/pytest --numprocesses 4 --dist worksteal tests/faults --share $(SHARE) --seed $(SEED)
 
 .PHONY: test-cluster
 test-cluster: setup ## Run the tests that need a real API server: its binaries are in KUBEBUILDER_ASSETS.
