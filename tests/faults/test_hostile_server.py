@@ -53,17 +53,26 @@ def silence(_):
     time.sleep(3)
 
 
+def path_of(stream):
+    """The path of a request, which is read to its end: what is left would cut the answer off."""
+    asked, length = stream.readline().split(), 0
+    while line := stream.readline().strip():
+        name, _, value = line.partition(b":")
+        length = int(value) if name.lower() == b"content-length" else length
+    stream.read(length)
+    return asked[1].decode().partition("?")[0] if len(asked) > 1 else ""
+
+
 @pytest.fixture
 def serving():
     """Starts a server that answers by path, or always so; what it does not know, it hangs up on."""
     started = []
 
     def start(answers):
-        class Handler(socketserver.BaseRequestHandler):
+        class Handler(socketserver.StreamRequestHandler):
             def handle(self):
                 with contextlib.suppress(OSError):
-                    asked = self.request.recv(1 << 16).split()
-                    path = asked[1].decode().partition("?")[0] if len(asked) > 1 else ""
+                    path = path_of(self.rfile)
                     answer = answers.get(path) if isinstance(answers, dict) else answers
                     if answer is not None:
                         answer(self.request.sendall)
