@@ -3,6 +3,7 @@
 They differ from those that torchrun starts only in that nobody passes a signal on to all.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -74,6 +75,8 @@ def carried_out(given, result, world=1, prepare=None):
 
 
 def _work(variables, log, prepare):
+    # What was imported before the fork is here for good: collections need not look through it.
+    gc.freeze()
     os.environ.clear()
     os.environ.update(variables)
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
