@@ -225,8 +225,13 @@ def said(log: Path) -> list[str]:
 
 
 def _expected(entry: Json) -> bool:
-    """Whether kopf calls an error that a request of its own failed and is made again."""
-    return str(entry["logger"]).startswith("kopf") and "error" not in entry
+    """Whether kopf calls an error that the API server refused it something.
+
+    It asks again, or gives a watch up with a traceback, and the operator begins anew.
+    """
+    end = str(entry.get("error", "")).strip().splitlines()[-1:]
+    refused = all(line.startswith("kopf._cogs.clients.errors.API") for line in end)
+    return str(entry["logger"]).startswith("kopf") and refused
 
 
 @click.command(context_settings={"max_content_width": 100}, help=__doc__)
