@@ -6,9 +6,8 @@ KIND_VENV ?= .venv-kind
 # Of kind-up: Job, or PyTorchJob, for which Kubeflow's training operator is installed.
 BACKEND ?= Job
 BIN := $(VENV)/bin
-# More processes than two cores have, since much of the operator's tests is waiting.
 # A module's tests share what they have trained, so they stay together; the longest goes first.
-PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 QUICKSTART := examples/quickstart
 # Tiny models are fastest on one thread per process.
 export OMP_NUM_THREADS ?= 1
@@ -66,6 +65,7 @@ test-vllm: $(VLLM_VENV)/.ready ## Run the tests that need vLLM, with its CPU bui
 		tests/trainer/test_vllm_*.py
 
 # Of the faults: which part, and which draw of it. A tenth, always the same, is part of `verify`.
+# More processes than two cores have: much of it is waiting.
 SHARE ?= 1
 SEED ?= 0
 .PHONY: test-faults

@@ -11,6 +11,7 @@ from stage_attempts import again, here, losses, order, read_result
 from coldstart.checkpoint import verify
 from coldstart.layout import output
 from coldstart.status import ErrorCode
+from coldstart_trainer import extensions
 
 pytest.importorskip("deepspeed")
 
@@ -23,6 +24,15 @@ pytestmark = [
 ]
 
 SHORT = {"maxSteps": 4, "saveSteps": 1, "keepCheckpoints": 100, "probe": {"size": 2}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _built():
+    """Compile what DeepSpeed needs at its first start: of an attempt it would take all the time."""
+    from deepspeed.comm.torch import build_shm_op
+
+    extensions.build_in_turns()
+    build_shm_op()
 
 
 def same(found, expected):
