@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from coldstart.schema import Contract, Name, Positive
 
 DATA_SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -40,6 +42,14 @@ class Dataset(Contract):
     file's own: beside the run.yaml on one machine, in the storage on a cluster, or absolute."""
     limit: Positive | None = None
     """Use this many rows, drawn with the stage's seed."""
+
+    def place(self, workdir: Path) -> Path:
+        """Where the data set is, if it is a local one."""
+        return workdir / Path(self.name).expanduser()
+
+    def pictures(self, workdir: Path) -> Path | None:
+        """Where its images are, if the spec says so."""
+        return workdir / Path(self.image_dir).expanduser() if self.image_dir else None
 
     @property
     def looks_local(self) -> bool:

@@ -156,7 +156,9 @@ class _Tail:
         with self._path.open("rb") as stream:
             stream.seek(self._offset)
             data = stream.read(MAX_LINE)
-        whole = data[: data.rfind(b"\n") + 1] if len(data) < MAX_LINE or b"\n" in data else data
+        whole = data[: data.rfind(b"\n") + 1]
+        if not whole and len(data) == MAX_LINE:
+            whole = data  # no line of ours is so long: it is passed over
         self._offset += len(whole)
         return [line for raw in whole.splitlines() if (line := _progress(raw)) is not None]
 

@@ -50,10 +50,9 @@ def _machine(spec: RunSpec) -> Iterator[str]:
 
 def _missing_files(spec: RunSpec, workdir: Path) -> Iterator[str]:
     for use in uses(spec):
-        path = workdir / Path(use.dataset.name).expanduser()
+        path, pictures = use.dataset.place(workdir), use.dataset.pictures(workdir)
         if use.dataset.looks_local and not path.exists():
             yield f"{use.field}.name: there is no file {path}"
-        pictures = use.dataset.image_dir and workdir / Path(use.dataset.image_dir).expanduser()
         if pictures and not pictures.is_dir():
             yield f"{use.field}.imageDir: there is no directory {pictures}"
 

@@ -171,6 +171,15 @@ def losses(given):
     return found
 
 
+def wait_for(path, process, seconds=120):
+    """Wait until a process has made a file."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
+
+
 def wait_for_update(given, process, update, seconds=180):
     """Wait until an attempt has reported an update."""
     end = time.monotonic() + seconds

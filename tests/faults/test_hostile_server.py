@@ -6,13 +6,13 @@ import json
 import socket
 import socketserver
 import struct
-import threading
 import time
 
 import hostile_server
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
+from serving import in_threads
 from urllib3.util.retry import Retry
 
 from coldstart.status import ErrorCode
@@ -66,32 +66,26 @@ def path_of(stream):
 @pytest.fixture
 def serving():
     """Starts a server that answers by path, or always so; what it does not know, it hangs up on."""
-    started = []
+    with in_threads() as begin:
 
-    def start(answers):
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self):
-                with contextlib.suppress(OSError):
-                    path = path_of(self.rfile)
-                    answer = answers.get(path) if isinstance(answers, dict) else answers
-                    if answer is not None:
-                        answer(self.request.sendall)
-                    else:
-                        reset = struct.pack("ii", 1, 0)
-                        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        def start(answers):
+            class Handler(socketserver.StreamRequestHandler):
+                def handle(self):
+                    with contextlib.suppress(OSError):
+                        path = path_of(self.rfile)
+                        answer = answers.get(path) if isinstance(answers, dict) else answers
+                        if answer is not None:
+                            answer(self.request.sendall)
+                        else:
+                            reset = struct.pack("ii", 1, 0)
+                            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
 
-        class Listening(socketserver.ThreadingTCPServer):
-            daemon_threads = True
+            class Listening(socketserver.ThreadingTCPServer):
+                daemon_threads = True
 
-        made = Listening(("127.0.0.1", 0), Handler)
-        started.append(made)
-        threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{made.server_address[1]}"
+            return begin(Listening(("127.0.0.1", 0), Handler))
 
-    yield start
-    for made in started:
-        made.shutdown()
-        made.server_close()
+        yield start
 
 
 BAD = {

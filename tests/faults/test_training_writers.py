@@ -10,7 +10,7 @@ import forked
 import pytest
 from faults.interposing import NONE, arm, loaded
 from faults.undisturbed import log, result_file
-from stage_attempts import again, read_result
+from stage_attempts import again, read_result, wait_for
 
 from coldstart.layout import output
 from coldstart.status import ErrorCode
@@ -25,14 +25,6 @@ def started(given):
     prepare = partial(arm, NONE, Path(given.storage), Path(f"{result_file(given)}.operations"))
     (process,) = forked.ranks(given, result_file(given), prepare=prepare)
     return process
-
-
-def wait_for(path, process):
-    end = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < end, path
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -5,10 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from stage_attempts import wait_for
 
 pytestmark = pytest.mark.skipif(
     shutil.which("c++") is None, reason="compiling takes a C++ compiler (c++)"
@@ -63,17 +63,10 @@ def start(tmp_path):
         process.stdout.close()
 
 
-def wait_for(path):
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < end, path
-        time.sleep(0.02)
-
-
 def test_after_a_kill_in_a_build_the_next_process_builds(start, tmp_path):
     first = start(seconds=600)
     directory = tmp_path / "cache" / "built"
-    wait_for(directory / "compiling")
+    wait_for(directory / "compiling", first, seconds=60)
     os.killpg(first.pid, signal.SIGKILL)
     assert (directory / "lock").exists()
     assert start().communicate(timeout=120)[0] == "built\n"

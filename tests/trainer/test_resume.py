@@ -21,6 +21,7 @@ from stage_attempts import (
     order,
     read_result,
     start,
+    wait_for,
     wait_for_update,
 )
 
@@ -45,14 +46,6 @@ def score(completions, **columns):
         time.sleep(600)
     return other(completions)
 """
-
-
-def wait_for(path, process, seconds=120):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < end, path
-        time.sleep(0.02)
 
 
 def last_step(given):

@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from serving import in_threads
 
 from coldstart.status import ErrorCode
 from coldstart_trainer.errors import StageFailure
@@ -30,28 +31,22 @@ def told(**settings):
 @pytest.fixture
 def serving():
     """Starts a server that gives these answers, and 503 to every other question."""
-    started = []
+    with in_threads() as begin:
 
-    def start(answers):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                answer = answers.get(self.path.partition("?")[0])
-                self.send_response(503 if answer is None else 200)
-                self.end_headers()
-                self.wfile.write(json.dumps(answer).encode())
+        def start(answers):
+            class Handler(BaseHTTPRequestHandler):
+                def do_GET(self):
+                    answer = answers.get(self.path.partition("?")[0])
+                    self.send_response(503 if answer is None else 200)
+                    self.end_headers()
+                    self.wfile.write(json.dumps(answer).encode())
 
-            def log_message(self, *_):
-                pass
+                def log_message(self, *_):
+                    pass
 
-        made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        started.append(made)
-        threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{made.server_port}"
+            return begin(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
 
-    yield start
-    for made in started:
-        made.shutdown()
-        made.server_close()
+        yield start
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def read_raw(dataset: Dataset, wanted: Iterable[str], workdir: Path, field: str)
 
 def is_local(dataset: Dataset, workdir: Path) -> bool:
     """Whether a data set is a file or a directory, not one of the hub."""
-    return dataset.looks_local or (workdir / Path(dataset.name).expanduser()).exists()
+    return dataset.looks_local or dataset.place(workdir).exists()
 
 
 def _tables(
@@ -114,7 +114,7 @@ def _tables(
         caches = (datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE)
         home = _home(dataset, workdir, (workdir, *map(Path, caches)), workdir, field)
         return [(_hub(dataset, field).data.table, File(0, dataset.name, home))]
-    local = workdir / Path(dataset.name).expanduser()
+    local = dataset.place(workdir)
     if not local.exists():
         raise DataError(ErrorCode.DATASET_NOT_FOUND, f"{field}.name: there is no file {local}")
     paths = _directory_files(dataset, local, field) if local.is_dir() else [local]
@@ -125,9 +125,9 @@ def _home(
     dataset: Dataset, folder: Path, roots: tuple[Path, ...], workdir: Path, field: str
 ) -> Home:
     """Where images are, unless the spec says where else."""
-    if dataset.image_dir is None:
+    given = dataset.pictures(workdir)
+    if given is None:
         return Home(folder, roots)
-    given = workdir / Path(dataset.image_dir).expanduser()
     if not given.is_dir():
         message = f"{field}.imageDir: there is no directory {given}"
         raise DataError(ErrorCode.DATASET_NOT_FOUND, message)

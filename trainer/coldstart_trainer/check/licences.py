@@ -40,7 +40,7 @@ def _header(card: Path | None) -> str:
 
 
 def _card(dataset: Dataset, workdir: Path) -> Path | None:
-    local = workdir / Path(dataset.name).expanduser()
+    local = dataset.place(workdir)
     if local.exists():
         return (local if local.is_dir() else local.parent) / "README.md"
     if dataset.looks_local:
