@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,9 +25,6 @@ MISTAKE = 2
 
 LOST_AGAIN = 5.0
 """Seconds from the loss of the watch streams until all begins anew."""
-
-LISTEN_AGAIN = 0.5
-"""Seconds until signals that kopf has taken are ours again."""
 
 DEPTH = 12_000
 """Python's limit of recursion. The API server takes objects that are nested 10,000 deep, and one
@@ -154,28 +152,25 @@ async def _process(settings: Settings, ports: Ports, pause: float) -> float | No
     The first process of a container has no default for them: it would not end before SIGKILL.
     """
     told = asyncio.Event()
-    listening = asyncio.ensure_future(_listen(told))
-    await asyncio.sleep(0)
+
+    def listen() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, told.set)
+
+    listen()
     with suppress(TimeoutError):
         await asyncio.wait_for(told.wait(), pause)
         return None
-    try:
-        return await operate(settings, ports, told=told)
-    finally:
-        listening.cancel()
-
-
-async def _listen(told: asyncio.Event) -> None:
-    """Hear the signals again and again: kopf takes them for itself, and is deaf while it ends."""
-    loop = asyncio.get_running_loop()
-    while True:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, told.set)
-        await asyncio.sleep(LISTEN_AGAIN)
+    return await operate(settings, ports, told=told, listen=listen)
 
 
 async def operate(
-    settings: Settings, ports: Ports, log_in: LogIn = credentials, *, told: asyncio.Event
+    settings: Settings,
+    ports: Ports,
+    log_in: LogIn = credentials,
+    *,
+    told: asyncio.Event,
+    listen: Callable[[], None] = lambda: None,
 ) -> float | None:
     """Work until told to stop.
 
@@ -184,6 +179,7 @@ async def operate(
         ports: where it is asked; they stay open.
         log_in: where the API server is and how it knows us; asked again when that expires.
         told: set when it shall stop.
+        listen: has signals set it; called once kopf has taken them for itself.
 
     Returns:
         After how many seconds to begin anew, because there is more to watch than at the start, or
@@ -200,15 +196,13 @@ async def operate(
     controller = Controller(cluster, session, settings, more=stop.set)
     pages = Pages(controller.health.problems, begun.is_set)
     webhook = Webhook(settings.webhook_cert) if settings.webhook_cert else None
-    again: float | None = None
+    lost: handlers.WatchLost | None = None
 
     async def end() -> None:
         await controller.stop()
         await pages.stop()
         if webhook:
             await webhook.stop()
-        # kopf 1.45 leaves a task that waits for it, and then waits 5 s for that task.
-        stop.set()
 
     try:
         found = await pages.start(ports, settings.health_port, settings.metrics_port)
@@ -218,10 +212,9 @@ async def operate(
             logger.info("serves /validate on port %d", port)
         if await _started(controller, stop):
             begun.set()
-            await handlers.watch(controller, settings, log_in, end, stop)
+            await handlers.watch(controller, settings, log_in, end, stop, listen)
     except handlers.WatchLost as error:
-        again = LOST_AGAIN
-        logger.warning("begins anew in %.0f s: %s", again, error)
+        lost = error
     finally:
         await end()
         relay.cancel()
@@ -230,9 +223,12 @@ async def operate(
     if told.is_set():
         return None
     if controller.outgrown:
-        again = 0.0
         logger.info("begins anew: the cluster serves more kinds of objects than before")
-    return again
+        return 0.0
+    if lost:
+        logger.warning("begins anew in %.0f s: %s", LOST_AGAIN, lost)
+        return LOST_AGAIN
+    return None
 
 
 async def _relay(told: asyncio.Event, stop: asyncio.Event) -> None:

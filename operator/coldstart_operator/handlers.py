@@ -20,6 +20,9 @@ from coldstart_operator.metrics import WATCH_EVENTS
 from coldstart_operator.settings import Settings
 from coldstart_operator.sight import LABEL
 
+SWEEP = 0.5
+"""Seconds until a task that has not ended is cancelled again."""
+
 
 class WatchLost(Exception):
     """The watch streams have ended by what kopf does not try again: all has to begin anew.
@@ -35,38 +38,62 @@ async def watch(
     log_in: LogIn,
     end: Callable[[], Awaitable[None]],
     stop: asyncio.Event,
+    listen: Callable[[], None],
 ) -> None:
-    """Tell the controller of every event until `stop`, or until kopf hears SIGTERM or SIGINT.
+    """Tell the controller of every event until `stop`.
 
     Args:
         controller: what is told.
         settings: what the process was told.
         log_in: gives the credentials that our own requests have.
-        end: called before kopf waits for every task that was born since it began.
+        end: called when kopf has ended, and before every task that was born since is cancelled.
         stop: ends it.
+        listen: takes SIGTERM and SIGINT back from kopf, which is deaf to them while it ends.
 
     Raises:
         WatchLost: kopf has given up a watch stream, and with it everything.
     """
+    kept = asyncio.all_tasks()
+
+    async def cleanup(**_: Any) -> None:
+        await end()
+        await _swept(kept)
+
+    tasks = await kopf.spawn_tasks(
+        registry=_registry(controller, log_in, cleanup),
+        settings=_settings(settings),
+        memories=_NoMemories(),
+        standalone=True,
+        # Nobody reads it; but where none is given kopf 1.45 asks for the name of the user, and
+        # ends where the user is a bare number.
+        identity="coldstart-operator",  # type: ignore[arg-type]
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        stop_flag=stop,
+    )
+    kept.update(tasks)
+    listen()
     try:
-        await kopf.operator(
-            registry=_registry(controller, log_in, end),
-            settings=_settings(settings),
-            memories=_NoMemories(),
-            standalone=True,
-            # Nobody reads it; but where none is given kopf 1.45 asks for the name of the user, and
-            # ends where the user is a bare number.
-            identity="coldstart-operator",  # type: ignore[arg-type]
-            clusterwide=not settings.namespaces,
-            namespaces=settings.namespaces,
-            stop_flag=stop,
-        )
+        await kopf.run_tasks(tasks, ignored=kept)
     except Exception as error:  # kopf has no public names for what the API server may answer
         raise WatchLost(f"a watch stream was given up: {error!r}") from error
 
 
+async def _swept(kept: set[asyncio.Task[Any]]) -> None:
+    """End what kopf has left of its own, but for those that are kept.
+
+    Where one watcher fails, kopf 1.45 leaves the others, waits 5 s for them, and cancels them once,
+    which a watcher that waits for an answer takes for a pause: it begins anew, and has no end.
+    """
+    mine = asyncio.current_task()
+    while left := {task for task in asyncio.all_tasks() if task not in kept and task is not mine}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=SWEEP)
+
+
 def _registry(
-    controller: Controller, log_in: LogIn, end: Callable[[], Awaitable[None]]
+    controller: Controller, log_in: LogIn, cleanup: Callable[..., Awaitable[None]]
 ) -> kopf.OperatorRegistry:
     """The handlers of one controller."""
     found = kopf.OperatorRegistry()
@@ -82,10 +109,6 @@ def _registry(
             id=f"child_event_{place.plural}",
             registry=found,
         )(_child_handler(controller, place.plural))
-
-    async def cleanup(**_: Any) -> None:
-        await end()
-
     kopf.on.cleanup(registry=found)(cleanup)
     return found
 

@@ -211,6 +211,7 @@ def test_a_name_that_somebody_has_fails_the_run_and_is_left(tmp_path, target, ow
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_job_that_is_gone_between_list_and_get_is_made_again(tmp_path, times):
+    """A LIST that shows the job in the meantime makes the rest of the reads needless."""
     with faulty(tmp_path) as w, w.operator(resync=1.0):
         w.watched("reasoningruns", "pytorchjobs")
         w.faults.add(hide("pytorchjobs", times=None))
@@ -218,7 +219,7 @@ def test_a_job_that_is_gone_between_list_and_get_is_made_again(tmp_path, times):
         gone = w.faults.add(answer("get", "pytorchjobs", 404, times=times))
         w.apply(**SFT_ONLY)
         well_ended(w)
-        assert gone.hits == times
+        assert 1 <= gone.hits <= times
 
 
 @pytest.mark.fault(12)

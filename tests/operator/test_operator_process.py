@@ -1,6 +1,7 @@
 """The operator as the process that it is: started, asked, told to end, killed, started again."""
 
 import http.server
+import json
 import os
 import re
 import signal
@@ -10,11 +11,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import pytest
 from apiserver.faults import Fault, answer, delay, error, silence
 from apiserver.scripts import FOREVER, KILLED, scripted
 from operating import SFT_ONLY, all_succeeded_once, holds, stage, world
+from serving import in_threads
 
 
 def page(port, path, seconds=5):
@@ -92,14 +95,23 @@ def test_no_credentials_are_an_error_in_words(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-class Recorder(http.server.BaseHTTPRequestHandler):
-    """Answers as an empty cluster, and keeps who asked for what."""
+class EmptyCluster(http.server.BaseHTTPRequestHandler):
+    """Answers as one, and keeps who asked for what."""
 
     asked = {}
+    answers = {}
+    empty = {
+        "items": [],
+        "metadata": {"resourceVersion": "1"},
+        "versions": [],
+        "groups": [],
+        "resources": [],
+    }
 
     def do_GET(self):
-        self.asked[self.path.partition("?")[0]] = self.headers.get("Authorization")
-        body = b'{"items": [], "metadata": {"resourceVersion": "1"}, "groups": [], "resources": []}'
+        path = self.path.partition("?")[0]
+        self.asked[path] = self.headers.get("Authorization")
+        body = json.dumps(self.answers.get(path, self.empty)).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -110,19 +122,53 @@ class Recorder(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_every_request_says_who_asks(tmp_path):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with world(tmp_path) as w:
-        w.server.port = server.server_address[1]
-        with w.process() as operator:
-            operator.ports()
-            deadline = time.monotonic() + 10
-            while not {"/apis", "/apis/batch/v1/jobs"} <= Recorder.asked.keys():
-                assert time.monotonic() < deadline, Recorder.asked
-                time.sleep(0.05)
-    server.shutdown()
-    assert set(Recorder.asked.values()) == {"Bearer test"}
+@pytest.fixture
+def operated(tmp_path):
+    """A function: an operator process of a server that answers as a handler class does."""
+
+    @contextmanager
+    def found(handler):
+        with in_threads() as start, world(tmp_path) as w:
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            start(server)
+            w.server.port = server.server_address[1]
+            with w.process() as operator:
+                operator.ports()
+                yield operator
+
+    return found
+
+
+def test_every_request_says_who_asks(operated):
+    class Asked(EmptyCluster):
+        asked = {}
+
+    with operated(Asked):
+        deadline = time.monotonic() + 10
+        while not {"/apis", "/apis/batch/v1/jobs"} <= Asked.asked.keys():
+            assert time.monotonic() < deadline, Asked.asked
+            time.sleep(0.05)
+    assert set(Asked.asked.values()) == {"Bearer test"}
+
+
+def test_told_to_end_just_when_the_watch_is_lost_it_ends(operated):
+    """kopf fails by `/api`, and still asks for `/apis`."""
+    lost = threading.Event()
+
+    class Broken(EmptyCluster):
+        answers = {"/api": {}}
+
+        def do_GET(self):
+            if self.path == "/apis":
+                time.sleep(0.2)
+            super().do_GET()
+            if self.path == "/api":
+                lost.set()
+
+    with operated(Broken) as operator:
+        assert lost.wait(10)
+        operator.process.send_signal(signal.SIGTERM)
+        assert operator.process.wait(10) == 0
 
 
 def test_a_killed_operator_goes_on_where_it_was(tmp_path):

@@ -356,7 +356,7 @@ PROGRAM = """
 import sys, warnings
 from coldstart_operator import __main__ as program
 
-async def operate(settings, ports, told):
+async def operate(*_, **__):
     warnings.warn("a warning of some library")
     raise {error}
 
