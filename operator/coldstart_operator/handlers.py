@@ -83,7 +83,8 @@ async def _swept(kept: set[asyncio.Task[Any]]) -> None:
     """End what kopf has left of its own, but for those that are kept.
 
     Where one watcher fails, kopf 1.45 leaves the others, waits 5 s for them, and cancels them once,
-    which a watcher that waits for an answer takes for a pause: it begins anew, and has no end.
+    which a watcher that waits for an answer takes for a pause: it begins anew, without credentials,
+    and has no end (nolar/kopf#1033 was of this kind).
     """
     mine = asyncio.current_task()
     while left := {task for task in asyncio.all_tasks() if task not in kept and task is not mine}:
