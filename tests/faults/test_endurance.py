@@ -27,11 +27,19 @@ def test_an_operator_that_was_under_faults_for_a_while_comes_to_rest(seed):
 
 
 def entries(how, minute):
-    """How long a table is that leaks, that is as long as there is work, or that holds the runs."""
-    return {"leaks": 1000 + 20 * minute, "works": 1000 * (minute % 3), "holds": 1000}[how]
+    """How long a table is: it leaks, is as long as there is work, holds the runs, hears late."""
+    return {
+        "leaks": 1000 + 20 * minute,
+        "works": 1000 * (minute % 3),
+        "holds": 1000,
+        "hears late": 1000 + (minute > 20) * 100 * (minute % 5),
+    }[how]
 
 
-@pytest.mark.parametrize(("how", "seen"), [("leaks", True), ("works", False), ("holds", False)])
+HOWS = [("leaks", True), ("works", False), ("holds", False), ("hears late", False)]
+
+
+@pytest.mark.parametrize(("how", "seen"), HOWS)
 def test_a_table_that_grows_is_told_from_one_that_is_busy(monkeypatch, how, seen):
     monkeypatch.syspath_prepend(BENCHMARKS)
     endured = importlib.import_module("endured")
