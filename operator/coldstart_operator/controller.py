@@ -46,8 +46,8 @@ from coldstart_operator.work import WorkQueue
 
 Json = dict[str, Any]
 
-PRIME_AGAIN = 5.0
-"""Seconds between two attempts to read what there is, at the start."""
+PRIME_AGAIN = 1.0
+"""Seconds between two attempts to read what there is, at the start; no run moves until then."""
 
 LIST_AGAIN = 10.0
 """Seconds until a full LIST that failed is tried again."""
