@@ -23,6 +23,9 @@ from coldstart_operator.sight import LABEL
 SWEEP = 0.5
 """Seconds until a task that has not ended is cancelled again."""
 
+PAUSES = "pause-waiter for "
+"""How kopf's tasks are called that tell a watcher of a pause; they end with it."""
+
 
 class WatchLost(Exception):
     """The watch streams have ended by what kopf does not try again: all has to begin anew.
@@ -82,15 +85,16 @@ async def watch(
 async def _swept(kept: set[asyncio.Task[Any]]) -> None:
     """End what kopf has left of its own, but for those that are kept.
 
-    Where one watcher fails, kopf 1.45 leaves the others, waits 5 s for them, and cancels them once,
-    which a watcher that waits for an answer takes for a pause: it begins anew, without credentials,
-    and has no end (nolar/kopf#1033 was of this kind).
+    Where one watcher fails, kopf 1.45 leaves the others, waits 5 s for them, and cancels them once
+    and together with what tells them of pauses: a watcher that waits for an answer takes that for a
+    pause, begins anew, without credentials, and has no end (nolar/kopf#1033 was of this kind).
     """
     mine = asyncio.current_task()
     while left := {task for task in asyncio.all_tasks() if task not in kept and task is not mine}:
-        for task in left:
+        first = {task for task in left if not task.get_name().startswith(PAUSES)} or left
+        for task in first:
             task.cancel()
-        await asyncio.wait(left, timeout=SWEEP)
+        await asyncio.wait(first, timeout=SWEEP)
 
 
 def _registry(

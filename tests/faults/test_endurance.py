@@ -27,19 +27,26 @@ def test_an_operator_that_was_under_faults_for_a_while_comes_to_rest(seed):
 
 
 def entries(how, minute):
-    """How long a table is: it leaks, is as long as there is work, holds the runs, hears late."""
+    """How long a table is: as the work, the runs, or what is not heard of yet; or it leaks."""
     return {
         "leaks": 1000 + 20 * minute,
         "works": 1000 * (minute % 3),
         "holds": 1000,
         "hears late": 1000 + (minute > 20) * 100 * (minute % 5),
+        "begins anew": 1000 * (minute not in (12, 13)),
     }[how]
 
 
-HOWS = [("leaks", True), ("works", False), ("holds", False), ("hears late", False)]
-
-
-@pytest.mark.parametrize(("how", "seen"), HOWS)
+@pytest.mark.parametrize(
+    ("how", "seen"),
+    [
+        ("leaks", True),
+        ("works", False),
+        ("holds", False),
+        ("hears late", False),
+        ("begins anew", False),
+    ],
+)
 def test_a_table_that_grows_is_told_from_one_that_is_busy(monkeypatch, how, seen):
     monkeypatch.syspath_prepend(BENCHMARKS)
     endured = importlib.import_module("endured")

@@ -110,6 +110,8 @@ def test_a_watch_that_is_lost_while_another_is_not_answered_begins_anew(tmp_path
             well_ended(w, seconds=60)
             assert fault.hits == 2
         assert operators.codes == []
+        (operator,) = operators.processes
+        assert [line for line in operator.lines() if line["logger"] == "asyncio"] == []
 
 
 @pytest.mark.fault(18)
