@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -130,10 +131,10 @@ def main(
         **options,  # type: ignore[arg-type]
     )
     pause: float | None = 0.0
-    ports = Ports(settings.host)
+    ports, ends = Ports(settings.host), threading.Event()
     try:
-        while pause is not None:
-            pause = asyncio.run(_process(settings, ports, pause))
+        while pause is not None and not ends.is_set():
+            pause = asyncio.run(_process(settings, ports, pause, ends))
     except NoCluster as error:
         sys.exit(f"no cluster: {error}")
     except CannotListen as error:
@@ -146,18 +147,29 @@ def main(
         ports.close()
 
 
-async def _process(settings: Settings, ports: Ports, pause: float) -> float | None:
+async def _process(
+    settings: Settings, ports: Ports, pause: float, ends: threading.Event
+) -> float | None:
     """`operate`, told to stop by SIGTERM and SIGINT from the beginning to the end.
 
-    The first process of a container has no default for them: it would not end before SIGKILL.
+    The first process of a container has no default for them: it would not end before SIGKILL. They
+    set `ends` too, which outlives the event loop: one may come while that is taken down.
     """
-    told = asyncio.Event()
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def hear(*_: object) -> None:
+        ends.set()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(told.set)
 
     def listen() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, told.set)
+            loop.remove_signal_handler(number)
+            signal.signal(number, hear)
 
     listen()
+    if ends.is_set():
+        return None
     with suppress(TimeoutError):
         await asyncio.wait_for(told.wait(), pause)
         return None
@@ -220,8 +232,11 @@ async def operate(
         relay.cancel()
         await session.close()
         await cluster.close()
-    if told.is_set():
-        return None
+    return None if told.is_set() else _pause(controller, lost)
+
+
+def _pause(controller: Controller, lost: handlers.WatchLost | None) -> float | None:
+    """After how many seconds to begin anew, which is said; None where nothing asks for that."""
     if controller.outgrown:
         logger.info("begins anew: the cluster serves more kinds of objects than before")
         return 0.0
