@@ -24,7 +24,7 @@ SWEEP = 0.5
 """Seconds until a task that has not ended is cancelled again."""
 
 PAUSES = "pause-waiter for "
-"""How kopf's tasks are called that tell a watcher of a pause; they end with it."""
+"""The beginning of the names of kopf's tasks that tell a watcher of a pause; each ends with it."""
 
 
 class WatchLost(Exception):

@@ -84,33 +84,32 @@ def test_a_stream_that_is_gone_begins_anew(tmp_path, number, kind):
     assert operators.codes == []
 
 
+def begun_anew(w, kind):
+    """The operator's processes, if a run ends well though a watch of a kind is lost twice."""
+    expired = {"reason": "Expired", "message": "too old resource version: 1 (100)"}
+    fault = w.faults.add(answer("watch", kind, 410, times=2, **expired))
+    with w.operators() as operators:
+        w.apply()
+        well_ended(w, seconds=60)
+        assert fault.hits == 2
+    assert operators.codes == []
+    return operators.processes
+
+
 @pytest.mark.fault(18)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_watch_of_the_past_is_refused_and_begins_anew(tmp_path, kind):
-    expired = {"reason": "Expired", "message": "too old resource version: 1 (100)"}
     with faulty(tmp_path, scripted({}, Behaviour(running=0.3))) as w:
-        fault = w.faults.add(answer("watch", kind, 410, times=2, **expired))
-        with w.operators() as operators:
-            w.apply()
-            well_ended(w, seconds=60)
-            assert fault.hits == 2
-        assert operators.codes == []
+        begun_anew(w, kind)
 
 
 @pytest.mark.fault(18)
 @pytest.mark.parametrize(("lost", "waits"), [KINDS, KINDS[::-1]], ids=KINDS)
 def test_a_watch_that_is_lost_while_another_is_not_answered_begins_anew(tmp_path, lost, waits):
     """Nothing of kopf's is waited for that would wait for ever."""
-    expired = {"reason": "Expired", "message": "too old resource version: 1 (100)"}
     with faulty(tmp_path, scripted({}, Behaviour(running=0.3))) as w:
         w.faults.add(Fault("watch", waits, seconds=60, times=2))
-        fault = w.faults.add(answer("watch", lost, 410, times=2, **expired))
-        with w.operators() as operators:
-            w.apply()
-            well_ended(w, seconds=60)
-            assert fault.hits == 2
-        assert operators.codes == []
-        (operator,) = operators.processes
+        (operator,) = begun_anew(w, lost)
         assert [line for line in operator.lines() if line["logger"] == "asyncio"] == []
 
 
