@@ -202,7 +202,8 @@ class Controller:
                 break
             except ApiError as error:
                 logger.warning("cannot read what there is: %s", error)
-                await asyncio.sleep(PRIME_AGAIN)
+                wait = max(PRIME_AGAIN, error.retry_after)
+                await asyncio.sleep(min(wait, self.settings.max_backoff))
         self._primed = True
         for key, mark in self.runs.marks():
             rests = mark.observed and not mark.expires and not self._has_live_children(key)
@@ -336,7 +337,7 @@ class Controller:
                 await self.resync()
             except ApiError as error:
                 logger.warning("a full LIST failed: %s", error)
-                pause = min(pause, LIST_AGAIN)
+                pause = min(pause, max(LIST_AGAIN, error.retry_after))
 
     async def _find_absent(self) -> None:
         """Note what kopf, which goes by the list of groups, will not find.

@@ -144,6 +144,19 @@ def test_the_wait_that_is_asked_for_is_kept(tmp_path):
         assert all(later - earlier >= 1.9 for earlier, later in itertools.pairwise(asked))
 
 
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("kind", ["reasoningruns", "jobs"])
+def test_the_wait_that_is_asked_for_is_kept_at_the_start(tmp_path, kind):
+    with faulty(tmp_path) as w:
+        w.apply(**SFT_ONLY)
+        busy = {"headers": {"Retry-After": "3"}}
+        w.faults.add(answer("list", kind, 429, times=2, **busy))
+        with w.operator(max_backoff=60.0):
+            well_ended(w)
+        asked = [item.at for item in w.requests.of("list", kind)][:3]
+        assert all(later - earlier >= 2.9 for earlier, later in itertools.pairwise(asked))
+
+
 def somebodys(w, kind, owned):
     """A job under the name that the operator will take, and that belongs to somebody else."""
     metadata = {"name": "r-sft-1"}

@@ -3,10 +3,11 @@
 import asyncio
 from copy import deepcopy
 
+import pytest
 from operating import spec
 
 from coldstart_operator.cache import Key
-from coldstart_operator.cluster import Cluster
+from coldstart_operator.cluster import ApiError, Cluster
 from coldstart_operator.controller import Controller, RunMark
 from coldstart_operator.settings import Settings
 
@@ -141,3 +142,40 @@ def test_the_mark_of_a_run_survives_any_status():
     for status in (None, "x", [], {"conditions": "x"}, {"conditions": ["x"]}, {"phase": 7}):
         mark = RunMark.of({**document(1), "status": status})
         assert mark == RunMark("Pending", ended=False, expires=False, observed=False)
+
+
+def test_a_start_that_is_refused_ten_times_is_not_put_off(monkeypatch):
+    """Bad weather refuses some page of every attempt; no run moves until one goes through."""
+    waits = []
+
+    async def refuse(*_, **__):
+        raise ApiError(503, "ServiceUnavailable", "busy")
+
+    async def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 10:
+            raise EOFError
+
+    controller = make_controller()
+    monkeypatch.setattr(controller.cluster, "_request", refuse)
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    with pytest.raises(EOFError):
+        asyncio.run(controller.start())
+    assert all(waits)
+    assert sum(waits) < controller.settings.unhealthy / 10
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(0.0, 1.0), (7.0, 7.0), (1e9, 120.0)])
+def test_a_start_waits_as_long_as_it_is_asked_to(monkeypatch, asked, kept):
+    async def refuse(*_, **__):
+        raise ApiError(429, "TooManyRequests", "busy", asked)
+
+    async def wait(seconds):
+        raise EOFError(seconds)
+
+    controller = make_controller()
+    monkeypatch.setattr(controller.cluster, "_request", refuse)
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    with pytest.raises(EOFError) as caught:
+        asyncio.run(controller.start())
+    assert caught.value.args == (kept,)
