@@ -26,7 +26,7 @@ from coldstart.plan import (
     WaitsFor,
     next_step,
 )
-from coldstart.process import Attempt, earlier, end_orphans, launcher, start
+from coldstart.process import Attempt, earlier, launcher, start
 from coldstart.record import LocalRunError, read, save
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
@@ -67,8 +67,6 @@ class LocalRun:
             OSError: the run's directory cannot be written.
         """
         with self._signals():
-            for stage in self.run.spec.stages:
-                end_orphans(self.layout.stage(stage.value))
             try:
                 return self._carry_out(only)
             except OSError:

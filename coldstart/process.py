@@ -175,10 +175,13 @@ def end_orphans(layout: StageLayout) -> bool:
     # Not by their times: the clock may have been set back between two attempts.
     attempts = sorted(_attempts(layout))
     for signal_, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 10.0)):
-        for group in _groups(attempts[-1][1]) if attempts else ():
-            _signal(group, signal_)
+        told: set[int] = set()
         end = time.monotonic() + patience
         while time.monotonic() < end:
+            # One that has only just begun signs later.
+            for group in {*_groups(attempts[-1][1])} - told if attempts else ():
+                _signal(group, signal_)
+                told.add(group)
             if _unlocked(layout.alive):
                 return True
             time.sleep(0.1)

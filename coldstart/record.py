@@ -14,6 +14,7 @@ from coldstart.documents import read_document
 from coldstart.files import write_atomic
 from coldstart.layout import RunLayout
 from coldstart.plan import reopened
+from coldstart.process import end_orphans
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
 from coldstart.status import RunStatus, StageState
@@ -42,13 +43,16 @@ def save(run: ReasoningRun, layout: RunLayout) -> None:
 
 @contextlib.contextmanager
 def locked(layout: RunLayout) -> Iterator[None]:
-    """Work on a run's directory alone.
+    """Work on a run's directory alone; what a killed `coldstart run` has left at work is ended.
 
     Raises:
         LocalRunError: another `coldstart run` works there, or the directory is not writable.
+        TimeoutError: what has been left could not be ended.
     """
     descriptor = _held(layout)
     try:
+        for stage in Stage:
+            end_orphans(layout.stage(stage.value))
         yield
     finally:
         os.close(descriptor)
@@ -80,20 +84,26 @@ def _held(layout: RunLayout) -> int:
 def prepared(wanted: ReasoningRun, layout: RunLayout, fresh: Stage | bool) -> ReasoningRun:
     """The run to go on with: the recorded one where there is one, under the wanted spec.
 
-    A run that failed goes on from its last checkpoint. With `fresh`, the stage and those behind
-    it (or the whole run) begin again; what they had is moved into `old-<n>`.
+    A new one is recorded before anything is done for it: its attempts are known by its UID. One
+    that failed goes on from its last checkpoint. With `fresh`, the stage and those behind it (or
+    the whole run) begin again; what they had is moved into `old-<n>`.
 
     Raises:
         LocalRunError: a stage that has begun is asked for differently; the message names the
             fields.
     """
     recorded = read(layout)
+    if recorded and not recorded.status and recorded.spec != wanted.spec:
+        # A kill came before the status told of the first attempt, which may have another spec.
+        recorded = None
     if recorded is None or fresh is True:
         # The status goes first, so that after a kill it tells of nothing that has been moved.
         names = [path.name for path in _contents(layout)]
         _move_aside(layout, sorted(names, key=lambda name: name != layout.status.name))
         metadata = wanted.metadata.model_copy(update={"uid": str(uuid.uuid4()), "generation": 1})
-        return wanted.model_copy(update={"metadata": metadata, "status": None})
+        run = wanted.model_copy(update={"metadata": metadata, "status": None})
+        save(run, layout)
+        return run
     status = recorded.status or RunStatus()
     first = fresh if isinstance(fresh, Stage) else None
     if first:

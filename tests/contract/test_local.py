@@ -161,7 +161,8 @@ def test_other_words_have_only_the_evaluation_done_again(tmp_path, change, again
     assert (found["evaluation"] != "Succeeded") == again
 
 
-def test_after_a_kill_of_coldstart_the_orphan_is_ended_and_the_run_goes_on(bench):
+def leave_an_orphan(bench):
+    """Have SFT at work, and its `coldstart run` killed."""
     bench.script(sft={"steps": 600, "sleep": 0.05})
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
@@ -183,15 +184,62 @@ def test_after_a_kill_of_coldstart_the_orphan_is_ended_and_the_run_goes_on(bench
     engine.send_signal(signal.SIGKILL)
     engine.wait()
     bench.script(sft={"steps": 3})
+
+
+def was_told_to_end(stage):
+    result = json.loads((stage / "attempt-1" / "result.json").read_text())
+    return result["error"]["code"] == "Terminated"
+
+
+def test_after_a_kill_of_coldstart_the_orphan_is_ended_and_the_run_goes_on(bench):
+    leave_an_orphan(bench)
     status = bench.go(make_run())
     assert status.holds("Succeeded")
     assert (status.stage("sft").attempt, status.stage("sft").failures) == (2, 0)
-    assert (
-        json.loads((bench.layout().stage("sft").attempt(1) / "result.json").read_text())["error"][
-            "code"
-        ]
-        == "Terminated"
-    )
+    assert was_told_to_end(bench.layout().root / "sft")
+
+
+@pytest.mark.parametrize("fresh", [True, Stage.SFT])
+def test_the_orphan_is_ended_before_what_it_made_is_moved_aside(bench, fresh):
+    """It knows its files by their paths, and would write into what begins again."""
+    leave_an_orphan(bench)
+    assert bench.go(make_run(), fresh=fresh).holds("Succeeded")
+    assert was_told_to_end(bench.layout().root / "old-1" / "sft")
+    logs = [path.read_text() for path in bench.layout().root.glob("sft/attempt-*/log.txt")]
+    assert logs == ["begins at step 0\n"]
+
+
+def killed_before_its_first_status(bench, monkeypatch):
+    """The UID of a run whose first attempt has been started, and nothing been recorded of it."""
+
+    def die(*_):
+        raise EOFError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRun, "_record", die)
+        with pytest.raises(EOFError):
+            bench.go()
+    order = bench.layout().stage("sft").attempt(1) / "order.json"
+    return json.loads(order.read_text())["run"]["uid"]
+
+
+def test_killed_before_its_first_status_a_run_goes_on_with_what_it_has_begun(bench, monkeypatch):
+    uid = killed_before_its_first_status(bench, monkeypatch)
+    status = bench.go()
+    assert status.holds("Succeeded")
+    assert status.stage("sft").failures == 0
+    assert read(bench.layout()).metadata.uid == uid
+    assert not (bench.layout().root / "old-1").exists()
+
+
+def test_killed_before_its_first_status_a_run_under_another_spec_begins_anew(bench, monkeypatch):
+    uid = killed_before_its_first_status(bench, monkeypatch)
+    wanted = make_run(retry=QUICK_RETRY, model={"name": "another"})
+    status = bench.go(wanted)
+    assert status.holds("Succeeded")
+    assert (status.stage("sft").attempt, status.stage("sft").failures) == (1, 0)
+    assert read(bench.layout()).metadata.uid != uid
+    assert (bench.layout().root / "old-1" / "sft").exists()
 
 
 def test_two_at_once_on_one_run_is_refused(bench):
@@ -335,6 +383,17 @@ def test_an_attempt_is_known_to_live_from_its_first_moment_and_is_ended(tmp_path
     assert end_orphans(place)
     assert attempt.process.wait(timeout=10) == -signal.SIGTERM
     assert not end_orphans(place)
+
+
+def test_one_that_has_only_begun_is_ended_as_soon_as_it_says_whom_to_end(tmp_path):
+    order = build_order(make_run(), Stage.SFT, 1, {}, storage=str(tmp_path), workdir=str(tmp_path))
+    place = RunLayout(tmp_path / "r").stage("sft")
+    attempt = start(order, place, ["sleep", "600"])
+    signed = place.attempt(1) / "process-launcher.json"
+    hidden = signed.rename(signed.with_suffix(".partial"))
+    threading.Timer(0.5, hidden.rename, [signed]).start()
+    assert end_orphans(place)
+    assert attempt.process.wait(timeout=10) == -signal.SIGTERM
 
 
 def test_the_attempt_that_is_left_is_found_though_the_clock_was_set_back(tmp_path):

@@ -33,7 +33,7 @@ def succeeded(project, failures=0):
     found = project.stages()
     assert [entry["state"] for entry in found.values()] == ["Succeeded"] * 2, project.said()
     assert all(entry["checkpoint"] for entry in found.values())
-    assert sum(entry.get("failures", 0) for entry in found.values()) == failures
+    assert sum(entry.get("failures", 0) for entry in found.values()) == failures, project.said()
     assert project.layout.report.exists()
 
 
