@@ -12,9 +12,11 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from coldstart import layout
 from coldstart.files import append_json_line, write_atomic
+from coldstart.layout import StageLayout
 from coldstart.metrics import Progress
 from coldstart.stage import ORDER_ENV, RESULT_ENV, StageOrder, StageResult, failure
 from coldstart.status import CheckpointRef, ErrorCode
@@ -27,10 +29,24 @@ def order_given() -> StageOrder:
 def main() -> int:
     order = order_given()
     place = layout.output(order)
-    script = json.loads((Path(order.workdir) / "script.json").read_text()).get(order.stage, {})
     place.root.mkdir(parents=True, exist_ok=True)
-    lock = place.alive.open("w")
-    fcntl.flock(lock, fcntl.LOCK_SH)
+    with place.alive.open("w") as lock, alone(order):
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        return work(order, place)
+
+
+def alone(order: StageOrder) -> TextIO:
+    """What one process at a time may hold; that a second one came is left in `two-at-work`."""
+    stream = (Path(order.workdir) / f"{order.stage}.lock").open("w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        append_json_line(Path(order.workdir) / "two-at-work", order.document())
+    return stream
+
+
+def work(order: StageOrder, place: StageLayout) -> int:
+    script = json.loads((Path(order.workdir) / "script.json").read_text()).get(order.stage, {})
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
     saved = place.root / "saved.json"

@@ -1,7 +1,9 @@
 """`coldstart run` killed, denied the disk, started twice: the run goes on, and nobody is left."""
 
 import errno
+import json
 import random
+import signal
 import time
 
 import pytest
@@ -9,8 +11,14 @@ from faults.engine import Project
 from faults.interposing import Action, Fault, Operation, recorded
 from faults.undisturbed import kills, points
 
-KILLS, DENIALS, FRESH = 48, 10, 8
+KILLS, DENIALS, FRESH, STORIES = 48, 10, 8, 40
 SEED = 5
+
+COMMANDS = [
+    (),
+    ("--fresh",),
+    *((*fresh, "--stage", stage) for fresh in ((), ("--fresh",)) for stage in ("sft", "grpo")),
+]
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +34,7 @@ def project(tmp_path):
     made = Project(tmp_path / "project", {"sft": {"steps": 2}, "grpo": {"steps": 2}})
     yield made
     assert made.at_work() == []
+    assert not (made.folder / "two-at-work").exists()
 
 
 def succeeded(project, failures=0):
@@ -93,6 +102,38 @@ def test_killed_while_it_moves_the_old_aside_a_plain_run_ends_whole(number, stag
                 assert (project.layout.stage(name).root / "saved.json").exists(), entry
     assert project.run() == 0, project.said()
     succeeded(project)
+
+
+@pytest.mark.parametrize("number", range(STORIES))
+def test_whatever_was_asked_for_and_ended_a_plain_run_ends_whole(number, whole, project):
+    """Commands one after the other, each ended somewhere, and no two stages ever at work."""
+    steps = {"sft": {"steps": 4, "sleep": 0.1}, "grpo": {"steps": 3, "sleep": 0.1}}
+    (project.folder / "script.json").write_text(json.dumps(steps))
+    generator, operations = random.Random(number), recorded(whole.record)
+    for _ in range(generator.randint(2, 5)):
+        code = ended_somewhere(project, generator, operations)
+        # 2: a stage was asked for whose input is not there.
+        assert code != 2 or "has not finished" in project.said(), project.said()
+        assert code in (0, 2, 130, -signal.SIGTERM, -signal.SIGKILL), project.said()
+    assert project.run() == 0, project.said()
+    succeeded(project)
+
+
+def ended_somewhere(project, generator, operations):
+    """The exit code of a command that is killed at an operation, or ended after a while."""
+    options = generator.choice(COMMANDS)
+    if generator.random() < 0.5:
+        way = generator.choice([Action.KILL_BEFORE, Action.KILL_AFTER])
+        fault = Fault(generator.choice(operations), way)
+        print(*options, fault)
+        return project.run(*options, fault=fault)
+    seconds, way = generator.uniform(0, 3), generator.choice(["kill", "terminate"])
+    print(*options, way, f"after {seconds:.2f} s")
+    process = project.start(*options)
+    process.join(seconds)
+    getattr(process, way)()
+    process.join()
+    return process.exitcode
 
 
 def moves(project, options):
