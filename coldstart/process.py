@@ -173,15 +173,16 @@ def end_orphans(layout: StageLayout) -> bool:
     if not layout.alive.exists() or _unlocked(layout.alive):
         return False
     # Not by their times: the clock may have been set back between two attempts.
-    attempts = sorted(_attempts(layout))
+    newest = max(_attempts(layout), default=None)
     for signal_, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 10.0)):
         told: set[int] = set()
         end = time.monotonic() + patience
         while time.monotonic() < end:
             # One that has only just begun signs later.
-            for group in {*_groups(attempts[-1][1])} - told if attempts else ():
+            groups = set(_groups(newest[1])) if newest else set()
+            for group in groups - told:
                 _signal(group, signal_)
-                told.add(group)
+            told |= groups
             if _unlocked(layout.alive):
                 return True
             time.sleep(0.1)

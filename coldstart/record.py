@@ -14,10 +14,10 @@ from coldstart.documents import read_document
 from coldstart.files import write_atomic
 from coldstart.layout import RunLayout
 from coldstart.plan import reopened
-from coldstart.process import end_orphans
+from coldstart.process import earlier, end_orphans
 from coldstart.run import ReasoningRun
 from coldstart.spec import Stage
-from coldstart.status import RunStatus, StageState
+from coldstart.status import RunStatus, StageState, StageStatus
 
 
 class LocalRunError(ValueError):
@@ -84,28 +84,37 @@ def _held(layout: RunLayout) -> int:
 def prepared(wanted: ReasoningRun, layout: RunLayout, fresh: Stage | bool) -> ReasoningRun:
     """The run to go on with: the recorded one where there is one, under the wanted spec.
 
-    A new one is recorded before anything is done for it: its attempts are known by its UID. One
-    that failed goes on from its last checkpoint. With `fresh`, the stage and those behind it (or
-    the whole run) begin again; what they had is moved into `old-<n>`.
+    It is recorded before anything is done for it: its attempts are known by its UID. A run that
+    failed goes on from its last checkpoint. With `fresh`, the stage and those behind it (or the
+    whole run) begin again; what they had is moved into `old-<n>`.
 
     Raises:
         LocalRunError: a stage that has begun is asked for differently; the message names the
             fields.
     """
     recorded = read(layout)
-    if recorded and not recorded.status and recorded.spec != wanted.spec:
-        # A kill came before the status told of the first attempt, which may have another spec.
-        recorded = None
     if recorded is None or fresh is True:
         # The status goes first, so that after a kill it tells of nothing that has been moved.
         names = [path.name for path in _contents(layout)]
         _move_aside(layout, sorted(names, key=lambda name: name != layout.status.name))
         metadata = wanted.metadata.model_copy(update={"uid": str(uuid.uuid4()), "generation": 1})
         run = wanted.model_copy(update={"metadata": metadata, "status": None})
+    else:
+        run = _continued(recorded, wanted, layout, fresh or None)
+    if run != recorded:
         save(run, layout)
-        return run
+    return run
+
+
+def _continued(
+    recorded: ReasoningRun, wanted: ReasoningRun, layout: RunLayout, first: Stage | None
+) -> ReasoningRun:
+    """The recorded run under the wanted spec, its stages from `first` on begun again.
+
+    Raises:
+        LocalRunError: as `prepared`.
+    """
     status = recorded.status or RunStatus()
-    first = fresh if isinstance(fresh, Stage) else None
     if first:
         later = list(Stage)[list(Stage).index(first) :]
         status = reopened(status, first)
@@ -116,7 +125,7 @@ def prepared(wanted: ReasoningRun, layout: RunLayout, fresh: Stage | bool) -> Re
         status = reopened(status)
     changed = recorded.spec != wanted.spec
     if changed:
-        status = _reconciled(recorded, wanted, status)
+        status = _reconciled(recorded, wanted, status, layout)
     generation = recorded.metadata.generation + changed
     metadata = wanted.metadata.model_copy(
         update={"uid": recorded.metadata.uid, "generation": generation}
@@ -124,13 +133,15 @@ def prepared(wanted: ReasoningRun, layout: RunLayout, fresh: Stage | bool) -> Re
     return wanted.model_copy(update={"metadata": metadata, "status": status})
 
 
-def _reconciled(recorded: ReasoningRun, wanted: ReasoningRun, status: RunStatus) -> RunStatus:
+def _reconciled(
+    recorded: ReasoningRun, wanted: ReasoningRun, status: RunStatus, layout: RunLayout
+) -> RunStatus:
     """The status under a changed spec, if the change leaves what has begun as it was.
 
     Raises:
         LocalRunError: it does not.
     """
-    begun = [Stage(entry.name) for entry in status.stages if _has_begun(entry.state)]
+    begun = [stage for stage in recorded.spec.stages if _has_begun(stage, status, layout)]
     differences = list(_differences(recorded, wanted, begun))
     if differences:
         raise LocalRunError(
@@ -146,8 +157,13 @@ def _reconciled(recorded: ReasoningRun, wanted: ReasoningRun, status: RunStatus)
     return reopened(status) if status.finished else status
 
 
-def _has_begun(state: StageState) -> bool:
-    return state not in (StageState.WAITING, StageState.FAILED)
+def _has_begun(stage: Stage, status: RunStatus, layout: RunLayout) -> bool:
+    """Whether a stage is under way or done; a kill may have come before the status told of it."""
+    entry = status.stage(stage.value) or StageStatus(name=stage.value)
+    if entry.state not in (StageState.WAITING, StageState.FAILED):
+        return True
+    left = earlier(layout.stage(stage.value), stage, skip=None)
+    return any(child.attempt > entry.attempt for child in left)
 
 
 def _differences(recorded: ReasoningRun, wanted: ReasoningRun, begun: list[Stage]) -> Iterator[str]:

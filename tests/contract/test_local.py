@@ -209,22 +209,24 @@ def test_the_orphan_is_ended_before_what_it_made_is_moved_aside(bench, fresh):
     assert logs == ["begins at step 0\n"]
 
 
-def killed_before_its_first_status(bench, monkeypatch):
-    """The UID of a run whose first attempt has been started, and nothing been recorded of it."""
+def killed_before_its_status(bench, monkeypatch, stage="sft", wanted=None):
+    """The UID of a run whose stage has been started, and nothing been recorded of it."""
+    record, order = LocalRun._record, bench.layout().stage(stage).attempt(1) / "order.json"
 
-    def die(*_):
-        raise EOFError
+    def die(local, status):
+        if order.exists():
+            raise EOFError
+        record(local, status)
 
     with monkeypatch.context() as patch:
         patch.setattr(LocalRun, "_record", die)
         with pytest.raises(EOFError):
-            bench.go()
-    order = bench.layout().stage("sft").attempt(1) / "order.json"
+            bench.go(wanted)
     return json.loads(order.read_text())["run"]["uid"]
 
 
 def test_killed_before_its_first_status_a_run_goes_on_with_what_it_has_begun(bench, monkeypatch):
-    uid = killed_before_its_first_status(bench, monkeypatch)
+    uid = killed_before_its_status(bench, monkeypatch)
     status = bench.go()
     assert status.holds("Succeeded")
     assert status.stage("sft").failures == 0
@@ -232,14 +234,32 @@ def test_killed_before_its_first_status_a_run_goes_on_with_what_it_has_begun(ben
     assert not (bench.layout().root / "old-1").exists()
 
 
-def test_killed_before_its_first_status_a_run_under_another_spec_begins_anew(bench, monkeypatch):
-    uid = killed_before_its_first_status(bench, monkeypatch)
-    wanted = make_run(retry=QUICK_RETRY, model={"name": "another"})
-    status = bench.go(wanted)
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_what_was_begun_before_a_kill_is_not_taken_for_that_of_another_spec(
+    bench, monkeypatch, stage
+):
+    before, after = (
+        make_run(retry=QUICK_RETRY, **{stage: {"dataset": {"name": "d"}, "epochs": epochs}})
+        for epochs in (3, 4)
+    )
+    uid = killed_before_its_status(bench, monkeypatch, stage, before)
+    with pytest.raises(LocalRunError, match=rf"spec\.{stage}\.epochs was 3.*, is 4"):
+        bench.go(after)
+    status = bench.go(before)
     assert status.holds("Succeeded")
-    assert (status.stage("sft").attempt, status.stage("sft").failures) == (1, 0)
-    assert read(bench.layout()).metadata.uid != uid
-    assert (bench.layout().root / "old-1" / "sft").exists()
+    assert status.stage(stage).failures == 0
+    assert read(bench.layout()).metadata.uid == uid
+    assert not (bench.layout().root / "old-1").exists()
+
+
+def test_a_changed_spec_is_recorded_before_a_stage_is_begun_under_it(bench, monkeypatch):
+    first, second = (
+        make_run(retry=QUICK_RETRY, grpo={"dataset": {"name": "d"}, "epochs": epochs})
+        for epochs in (3, 4)
+    )
+    bench.go(first, only=[Stage.SFT])
+    killed_before_its_status(bench, monkeypatch, "grpo", second)
+    assert bench.go(second).holds("Succeeded")
 
 
 def test_two_at_once_on_one_run_is_refused(bench):
