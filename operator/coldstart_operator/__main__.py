@@ -133,7 +133,7 @@ def main(
     pause: float | None = 0.0
     ports, ends = Ports(settings.host), threading.Event()
     try:
-        while pause is not None and not ends.is_set():
+        while pause is not None:
             pause = asyncio.run(_process(settings, ports, pause, ends))
     except NoCluster as error:
         sys.exit(f"no cluster: {error}")

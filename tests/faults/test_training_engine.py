@@ -106,7 +106,7 @@ def test_killed_while_it_moves_the_old_aside_a_plain_run_ends_whole(number, stag
 
 @pytest.mark.parametrize("number", range(STORIES))
 def test_whatever_was_asked_for_and_ended_a_plain_run_ends_whole(number, whole, project):
-    """Commands one after the other, each ended somewhere, and no two stages ever at work."""
+    """Commands one after the other, each ended somewhere; no two processes work on a stage."""
     steps = {"sft": {"steps": 4, "sleep": 0.1}, "grpo": {"steps": 3, "sleep": 0.1}}
     (project.folder / "script.json").write_text(json.dumps(steps))
     generator, operations = random.Random(number), recorded(whole.record)

@@ -144,16 +144,16 @@ def test_the_mark_of_a_run_survives_any_status():
         assert mark == RunMark("Pending", ended=False, expires=False, observed=False)
 
 
-def test_a_start_that_is_refused_ten_times_is_not_put_off(monkeypatch):
-    """Bad weather refuses some page of every attempt; no run moves until one goes through."""
+def waits_of_a_refused_start(monkeypatch, error, refusals):
+    """How long a start waits after each of so many refusals."""
     waits = []
 
     async def refuse(*_, **__):
-        raise ApiError(503, "ServiceUnavailable", "busy")
+        raise error
 
     async def wait(seconds):
         waits.append(seconds)
-        if len(waits) == 10:
+        if len(waits) == refusals:
             raise EOFError
 
     controller = make_controller()
@@ -161,21 +161,18 @@ def test_a_start_that_is_refused_ten_times_is_not_put_off(monkeypatch):
     monkeypatch.setattr(asyncio, "sleep", wait)
     with pytest.raises(EOFError):
         asyncio.run(controller.start())
+    return waits
+
+
+def test_a_start_that_is_refused_ten_times_is_not_put_off(monkeypatch):
+    """Bad weather refuses some page of every attempt; no run moves until one goes through."""
+    error = ApiError(503, "ServiceUnavailable", "busy")
+    waits = waits_of_a_refused_start(monkeypatch, error, 10)
     assert all(waits)
-    assert sum(waits) < controller.settings.unhealthy / 10
+    assert sum(waits) < Settings().unhealthy / 10
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(0.0, 1.0), (7.0, 7.0), (1e9, 120.0)])
 def test_a_start_waits_as_long_as_it_is_asked_to(monkeypatch, asked, kept):
-    async def refuse(*_, **__):
-        raise ApiError(429, "TooManyRequests", "busy", asked)
-
-    async def wait(seconds):
-        raise EOFError(seconds)
-
-    controller = make_controller()
-    monkeypatch.setattr(controller.cluster, "_request", refuse)
-    monkeypatch.setattr(asyncio, "sleep", wait)
-    with pytest.raises(EOFError) as caught:
-        asyncio.run(controller.start())
-    assert caught.value.args == (kept,)
+    error = ApiError(429, "TooManyRequests", "busy", asked)
+    assert waits_of_a_refused_start(monkeypatch, error, 1) == [kept]
